@@ -10,10 +10,12 @@
 
 pub mod bus;
 pub mod error;
+pub mod pipe;
 pub mod retry;
 pub mod telemetry;
 pub mod time;
 pub mod url;
 
+pub use bus::Bus;
 pub use error::{Error, Kind, Result, Retry};
 pub use time::Timestamp;

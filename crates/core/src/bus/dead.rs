@@ -1,7 +1,9 @@
-//! Dead letters: where they go, what they carry, and what they carry.
+//! Dead letters: where they go, what they carry, and the way back.
 
-use super::{Message, Position};
-use crate::Timestamp;
+use std::time::Duration;
+
+use super::{Bus, Message, Position, PublishOptions, Settle, SubscribeOptions};
+use crate::{Error, Kind, Result, Timestamp};
 
 /// Header of a dead letter: why.
 pub const DEAD_REASON: &str = "lp-dead-reason";
@@ -60,4 +62,62 @@ pub fn dead_letter(mut message: Message, origin: Origin<'_>, reason: &str, now: 
 /// Whether `group` is to handle this message: a redriven one is only for the group it failed in.
 pub fn is_for(message: &Message, group: &str) -> bool {
     message.headers.text(REDRIVE_GROUP).is_none_or(|only| only == group)
+}
+
+impl Bus {
+    /// Sends up to `limit` dead letters of `group` back to `topic`, oldest first, and says how many went.
+    ///
+    /// Only `group` handles them: subscribers of other groups skip them. Attempts start over. A crash in the middle may send a
+    /// message twice (same id), never lose one.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such topic or it has no dead letters; what publishing says otherwise.
+    pub async fn redrive(&self, topic: &str, group: &str, limit: u64) -> Result<u64> {
+        let dead = dead_topic(topic, group);
+        let options = SubscribeOptions { max_attempts: u32::MAX, ..SubscribeOptions::group("lp-redrive") };
+        let letters = self.engine().subscribe(&dead, &options).await.map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::NotFound, format!("no dead letters in {dead:?}"))
+                .help("the topic appears with the first dead letter of that group"),
+            _ => e,
+        })?;
+        let mut sent = 0;
+        let result = loop {
+            let room = usize::try_from(limit - sent).unwrap_or(usize::MAX).min(512);
+            if room == 0 {
+                break Ok(sent);
+            }
+            let batch = match letters.next(room, Duration::from_millis(500)).await {
+                Ok(batch) if batch.is_empty() => break Ok(sent),
+                Ok(batch) => batch,
+                Err(error) => break Err(error),
+            };
+            let receipts: Vec<_> = batch.iter().map(|d| d.receipt).collect();
+            let messages = batch.into_iter().map(|d| revived(d.message, group)).collect();
+            let stored = self.engine().publish(topic, messages, &PublishOptions::default()).await;
+            let mut failed = None;
+            let settles = receipts.into_iter().zip(stored).map(|(receipt, stored)| match stored {
+                Ok(_) => (receipt, Settle::Ack),
+                Err(error) => {
+                    let nack = Settle::Nack { delay: Duration::ZERO, reason: error.to_string() };
+                    failed = Some(error);
+                    (receipt, nack)
+                }
+            });
+            let settles: Vec<_> = settles.collect();
+            sent += settles.iter().filter(|(_, s)| *s == Settle::Ack).count() as u64;
+            let settled = letters.settle(settles).await;
+            if let Some(error) = failed.or_else(|| settled.into_iter().find_map(Result::err)) {
+                break Err(error);
+            }
+        };
+        letters.close(Duration::from_secs(5)).await?;
+        result
+    }
+}
+
+fn revived(mut message: Message, group: &str) -> Message {
+    for name in ALL.into_iter().chain([REDRIVE_GROUP]) {
+        message.headers.remove(name);
+    }
+    message.header(REDRIVE_GROUP, group.to_owned())
 }

@@ -119,13 +119,23 @@ impl<T> Gate<T> {
         true
     }
 
-    /// The earliest time at which an item that is inside may leave, if time is all it waits for.
-    pub fn next_due(&self) -> Option<Timestamp> {
-        match self.order {
-            Order::Partition => self.inside.first_key_value().map(|(_, inside)| inside.due),
-            _ if !self.ready.is_empty() => Some(Timestamp::MIN),
-            _ => self.delayed.first().map(|(due, _)| *due),
+    /// The next time after `now` at which an item that is inside becomes due. What is due already waits for
+    /// something other than time.
+    pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        if self.order == Order::Partition {
+            return self.inside.first_key_value().map(|(_, inside)| inside.due).filter(|due| *due > now);
         }
+        self.delayed.range((now, u64::MAX)..).next().map(|(due, _)| *due)
+    }
+
+    /// The lowest offset inside.
+    pub fn first(&self) -> Option<u64> {
+        self.inside.first_key_value().map(|(offset, _)| *offset)
+    }
+
+    /// Whether what is inside holds back all that could still be inserted behind it.
+    pub fn is_shut(&self) -> bool {
+        self.order == Order::Partition && !self.inside.is_empty()
     }
 
     /// Items inside, whether they may leave or not.
@@ -202,7 +212,7 @@ mod tests {
         gate.insert(1, Some(&key("a")), later(), "a");
         gate.settled(2);
         assert_eq!(offsets(gate.take(9, NOW)), [4]);
-        assert_eq!(gate.next_due(), Some(later()));
+        assert_eq!(gate.next_due(NOW), Some(later()));
         assert_eq!(offsets(gate.take(9, later())), [1]);
         gate.settled(1);
         assert_eq!(offsets(gate.take(9, NOW)), [3]);

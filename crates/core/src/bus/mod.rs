@@ -2,16 +2,32 @@
 //!
 //! [`Bus`] is the handle. [`BusEngine`] and [`Subscription`] are what an engine implements, and carry the contract.
 
+mod consumer;
 mod dead;
 mod engine;
 mod gate;
+mod handle;
+mod layer;
+mod layers;
+mod memory;
 mod message;
 mod name;
 mod partition;
+mod publisher;
+mod subscriber;
+mod topic;
 
+pub use consumer::{Consumer, Failure, Running, Totals};
 pub use dead::*;
 pub use engine::*;
 pub use gate::Gate;
+pub use handle::{Bus, OpenBus, Scheme};
+pub use layer::Layer;
+pub use layers::{Chaos, RateLimit, RetryLayer};
+pub use memory::{MEMORY, MemoryBus};
 pub use message::{Delivery, Headers, Message, MessageId, Position, Receipt};
 pub use name::{check_name, check_options};
 pub use partition::{Partitioner, Round, murmur2};
+pub use publisher::{Publisher, PublisherOptions, Stored};
+pub use subscriber::Subscriber;
+pub use topic::{CONTENT_TYPE, Typed, TypedTopic};

@@ -1,0 +1,354 @@
+//! Pipelined publishing: batches by linger and size, bounded memory, an answer per message.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Bus, Message, Partitioner, Position, PublishOptions};
+use crate::telemetry::TraceContext;
+use crate::{Error, Kind, Result};
+
+/// What a message costs beside its bytes, in the count against [`PublisherOptions::max_memory`].
+const OVERHEAD: usize = size_of::<Message>();
+
+/// How a [`Publisher`] batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublisherOptions {
+    /// How long a batch waits for company. A full batch, or a flush, goes at once. Default 1 ms.
+    pub linger: Duration,
+    /// The most messages in a batch. Default 10,000.
+    pub max_batch: usize,
+    /// The most memory of accepted, unanswered messages, in bytes; [`Publisher::send`] waits beyond it. A single larger
+    /// message goes through alone. Default 32 MiB.
+    pub max_memory: usize,
+    /// Who picks the partition. Default by key hash.
+    pub partitioner: Partitioner,
+}
+
+impl Default for PublisherOptions {
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_millis(1),
+            max_batch: 10_000,
+            max_memory: 32 << 20,
+            partitioner: Partitioner::default(),
+        }
+    }
+}
+
+/// Publishes to one topic, many messages in flight. Cheap to clone.
+///
+/// One batch is under way at a time, so messages are stored in the order they were sent; while it is, the next one
+/// fills. When the last clone is dropped, what was accepted is still published; [`Publisher::close`] waits for that.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// # use linchpin_core::bus::{Bus, MemoryBus, Message, PublisherOptions, TopicOptions};
+/// # let bus = Bus::new(MemoryBus::new());
+/// # bus.ensure("readings", &TopicOptions::default()).await?;
+/// let publisher = bus.publisher("readings", PublisherOptions::default());
+/// let first = publisher.send(Message::new("20.4 °C")).await?;
+/// publisher.send(Message::new("20.5 °C")).await?;
+/// publisher.flush().await?;
+/// println!("stored at {}", first.await?);
+/// # Ok::<(), linchpin_core::Error>(()) }).unwrap();
+/// ```
+#[derive(Debug, Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    _last: Arc<CloseOnDrop>,
+}
+
+/// The answer to one message: awaiting it gives its position, or the error. Dropping it is fine.
+#[derive(Debug)]
+pub struct Stored {
+    batch: Arc<Batch>,
+    index: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    bus: Bus,
+    topic: String,
+    options: PublisherOptions,
+    state: Mutex<State>,
+    /// Rung when there is something to publish, to flush or to close.
+    work: Notify,
+    /// Rung when memory was freed.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    messages: Vec<Message>,
+    batch: Arc<Batch>,
+    since: Option<Instant>,
+    /// Bytes accepted and not answered, the batch under way included.
+    bytes: usize,
+    urgent: bool,
+    closed: bool,
+    first_error: Option<Error>,
+    /// The batch that is under way, to wait for.
+    under_way: Option<Arc<Batch>>,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    results: OnceLock<Vec<Result<Position>>>,
+    done: Notify,
+}
+
+impl Batch {
+    async fn wait(&self) -> &[Result<Position>] {
+        loop {
+            let done = self.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            if let Some(results) = self.results.get() {
+                return results;
+            }
+            done.await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.work.notify_one();
+    }
+}
+
+impl Publisher {
+    pub(super) fn start(bus: Bus, topic: &str, options: PublisherOptions) -> Self {
+        let options = PublisherOptions { max_batch: options.max_batch.max(1), ..options };
+        let shared = Arc::new(Shared {
+            bus,
+            topic: topic.to_owned(),
+            options,
+            state: Mutex::default(),
+            work: Notify::new(),
+            room: Notify::new(),
+        });
+        tokio::spawn(run(shared.clone()));
+        Self { _last: Arc::new(CloseOnDrop(shared.clone())), shared }
+    }
+
+    /// Accepts a message, waiting for room if too much is unanswered. The answer comes through [`Stored`].
+    ///
+    /// Cancel-safe: dropped before it is ready, the message wasn't accepted.
+    ///
+    /// # Errors
+    /// `Closed` after [`Publisher::close`].
+    pub async fn send(&self, mut message: Message) -> Result<Stored> {
+        if let Some(context) = TraceContext::current() {
+            super::handle::trace(&mut message, context);
+        }
+        let size = message.size() + OVERHEAD;
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            {
+                let mut state = self.shared.lock();
+                if state.closed {
+                    return Err(Error::new(Kind::Closed, "the publisher is closed").op("publish"));
+                }
+                if state.bytes == 0 || state.bytes + size <= self.shared.options.max_memory {
+                    return Ok(self.shared.accept(&mut state, message, size));
+                }
+                room.as_mut().enable();
+            }
+            room.await;
+        }
+    }
+
+    /// Publishes what was accepted so far without lingering, and waits for it.
+    ///
+    /// # Errors
+    /// The first error since the last flush. Each message's own answer tells which.
+    pub async fn flush(&self) -> Result<()> {
+        let (last, under_way) = {
+            let mut state = self.shared.lock();
+            state.urgent = !state.messages.is_empty();
+            let last = state.urgent.then(|| state.batch.clone());
+            (last, state.under_way.clone())
+        };
+        self.shared.work.notify_one();
+        for batch in under_way.iter().chain(&last) {
+            batch.wait().await;
+        }
+        self.shared.lock().first_error.take().map_or(Ok(()), Err)
+    }
+
+    /// Publishes what was accepted, waits for it, and accepts no more, from any clone.
+    ///
+    /// # Errors
+    /// The first error since the last flush.
+    pub async fn close(&self) -> Result<()> {
+        self.shared.lock().closed = true;
+        self.flush().await
+    }
+}
+
+impl IntoFuture for Stored {
+    type Output = Result<Position>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Position>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let missing = || Err(Error::new(Kind::Unexpected, "the engine gave no answer").op("publish"));
+            self.batch.wait().await.get(self.index).cloned().unwrap_or_else(missing)
+        })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(&self, state: &mut State, message: Message, size: usize) -> Stored {
+        let index = state.messages.len();
+        state.messages.push(message);
+        state.bytes += size;
+        if index == 0 {
+            state.since = Some(Instant::now());
+            self.work.notify_one();
+        } else if state.messages.len() == self.options.max_batch {
+            self.work.notify_one();
+        }
+        Stored { batch: state.batch.clone(), index }
+    }
+
+    /// The next batch, once it is full, flushed, or has lingered; `None` when closed and empty.
+    async fn gather(&self) -> Option<(Vec<Message>, Arc<Batch>)> {
+        loop {
+            let wake = {
+                let mut state = self.lock();
+                let full = state.messages.len() >= self.options.max_batch || self.crowded(&state);
+                let due = state.since.map(|since| since + self.options.linger);
+                let now =
+                    full || state.urgent || state.closed || due.is_some_and(|due| due <= Instant::now());
+                match due {
+                    Some(_) if now => return Some(state.cut()),
+                    None if state.closed => return None,
+                    due => due,
+                }
+            };
+            match wake {
+                Some(due) => drop(timeout_at(due, self.work.notified()).await),
+                None => self.work.notified().await,
+            }
+        }
+    }
+
+    // Senders wait for room: lingering would make them wait for nothing.
+    fn crowded(&self, state: &State) -> bool {
+        state.bytes >= self.options.max_memory / 2
+    }
+}
+
+impl State {
+    fn cut(&mut self) -> (Vec<Message>, Arc<Batch>) {
+        let capacity = self.messages.len();
+        let messages = std::mem::replace(&mut self.messages, Vec::with_capacity(capacity));
+        let batch = std::mem::take(&mut self.batch);
+        self.since = None;
+        self.urgent = false;
+        self.under_way = Some(batch.clone());
+        (messages, batch)
+    }
+}
+
+async fn run(shared: Arc<Shared>) {
+    let options = PublishOptions { partitioner: shared.options.partitioner };
+    while let Some((messages, batch)) = shared.gather().await {
+        let bytes: usize = messages.iter().map(|m| m.size() + OVERHEAD).sum();
+        let results = shared.bus.publish_traced(&shared.topic, messages, &options).await;
+        {
+            let mut state = shared.lock();
+            state.bytes -= bytes;
+            state.under_way = None;
+            if state.first_error.is_none() {
+                state.first_error = results.iter().find_map(|r| r.as_ref().err().cloned());
+            }
+        }
+        // Never set before: a batch is cut once.
+        let _ = batch.results.set(results);
+        batch.done.notify_waiters();
+        shared.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{MemoryBus, TopicOptions};
+
+    async fn bus() -> Bus {
+        let bus = Bus::new(MemoryBus::new());
+        bus.ensure("t", &TopicOptions { partitions: 1, ..TopicOptions::default() }).await.unwrap();
+        bus
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_come_per_message_and_in_order() {
+        let bus = bus().await;
+        let publisher = bus.publisher("t", PublisherOptions { max_batch: 3, ..PublisherOptions::default() });
+        let mut answers = Vec::new();
+        for n in 0..10 {
+            let message = Message::new(n.to_string());
+            let message = if n == 4 { message.partition(9) } else { message };
+            answers.push(publisher.send(message).await.unwrap());
+        }
+        let mut offsets = Vec::new();
+        for answer in answers {
+            offsets.push(answer.await.map(|p| p.offset).map_err(|e| e.kind()));
+        }
+        let stored: Vec<_> = offsets.iter().filter_map(|o| o.ok().flatten()).collect();
+        assert_eq!(stored, (0..9).collect::<Vec<_>>());
+        assert_eq!(offsets[4], Err(Kind::Invalid));
+        assert_eq!(publisher.flush().await.unwrap_err().kind(), Kind::Invalid);
+        assert!(publisher.flush().await.is_ok(), "the error is told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded() {
+        let bus = bus().await;
+        let options = PublisherOptions {
+            linger: Duration::from_secs(1),
+            max_memory: 4 * OVERHEAD,
+            ..PublisherOptions::default()
+        };
+        let publisher = bus.publisher("t", options);
+        for _ in 0..100 {
+            publisher.send(Message::new("x".repeat(OVERHEAD))).await.unwrap();
+            assert!(publisher.shared.lock().bytes <= options.max_memory);
+        }
+        publisher.close().await.unwrap();
+        assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_and_dropping_lose_nothing() {
+        let bus = bus().await;
+        let publisher = bus.publisher("t", PublisherOptions::default());
+        publisher.send(Message::new("1")).await.unwrap();
+        let clone = publisher.clone();
+        publisher.close().await.unwrap();
+        assert_eq!(clone.send(Message::new("2")).await.unwrap_err().kind(), Kind::Closed);
+
+        let publisher = bus.publisher("t", PublisherOptions::default());
+        let stored = publisher.send(Message::new("3")).await.unwrap();
+        drop(publisher);
+        stored.await.unwrap();
+        assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 2);
+    }
+}
