@@ -1,1 +1,42 @@
-//! x
+//! **One small API per job, the same guarantees on every engine, proven by one suite; only the URL changes.**
+//!
+//! This crate is what a program adds to its `Cargo.toml`: the handles, and the table of engines they are opened from.
+//!
+//! ```
+//! use linchpin::{Bus, Open, Result, TopicOptions, bus::Message};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<()> {
+//! let bus = Bus::open("memory://").await?;
+//! bus.ensure("orders", &TopicOptions::default()).await?;
+//! bus.publish("orders", Message::new("two lanterns").key("customer-7")).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Each cargo feature brings one technology; `full` brings all. A URL whose engine isn't in the build is an error that
+//! names the feature.
+
+use std::future::Future;
+
+pub use linchpin_core::bus::{self, Bus, Scheme, TopicOptions};
+pub use linchpin_core::{Error, Kind, Result, Retry, Timestamp, error, pipe, retry, telemetry, time, url};
+pub use linchpin_engines as engines;
+
+/// Every engine, by URL scheme.
+pub const ENGINES: &[Scheme] = &[bus::MEMORY];
+
+/// Opening a handle by URL. The URL is the whole configuration.
+pub trait Open: Sized {
+    /// Opens what `url` names among [`ENGINES`].
+    ///
+    /// # Errors
+    /// [`Kind::Config`] for an unknown scheme or option, listing the valid ones; what the engine says otherwise.
+    fn open(url: &str) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl Open for Bus {
+    async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, ENGINES).await
+    }
+}
