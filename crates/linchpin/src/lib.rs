@@ -40,3 +40,8 @@ impl Open for Bus {
         Self::open_with(url, ENGINES).await
     }
 }
+
+/// The README's program is compiled and run as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
