@@ -74,7 +74,10 @@ impl MemorySubscription {
         let out = group.take(self.member, &self.options, max, log, now, number);
         let due = group.next_due(now).into_iter().chain(log.next_due()).min();
         state.last_number = last;
-        self.bury(&mut state, hopeless, now);
+        if !hopeless.is_empty() {
+            self.bury(&mut state, hopeless, now);
+            self.shared.news.notify_waiters();
+        }
         Ok((out, due.map(|due| since(due, now))))
     }
 
