@@ -149,8 +149,10 @@ impl Subscription for MemorySubscription {
 
     async fn settle(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
         let count = batch.len();
-        let settled =
-            self.settle_all(batch).map_err(|e| Error::new(Kind::Fenced, "the group is gone").source(e));
+        let settled = self.settle_all(batch).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::Fenced, "the group is gone").source(e),
+            _ => e,
+        });
         self.shared.news.notify_waiters();
         settled.unwrap_or_else(|e| vec![Err(e.engine("memory").op("settle")); count])
     }
