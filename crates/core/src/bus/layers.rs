@@ -223,3 +223,6 @@ impl Layer for AutoCreate {
         inner.subscribe(topic, options).await
     }
 }
+
+#[cfg(test)]
+mod tests;

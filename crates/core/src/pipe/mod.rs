@@ -61,3 +61,6 @@ pub enum Landed {
     /// A later owner of the partition has written: this pipe no longer owns it.
     Fenced,
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,7 @@ async fn keys_stay_in_order_across_failures() {
             let tell = tell.clone();
             async move {
                 let n: u64 = std::str::from_utf8(&d.message.payload)?.parse()?;
-                if n % 10 == 0 && d.attempt < 3 {
+                if n.is_multiple_of(10) && d.attempt < 3 {
                     return Err(Failure::retry("not yet"));
                 }
                 tell.send(n)?;
