@@ -11,7 +11,11 @@ pub(crate) struct Target {
 }
 
 /// Every target. Those here are embedded: they live in the process that opens them, and die with it.
-pub(crate) const TARGETS: &[Target] = &[Target { name: "memory", url: memory }];
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "memory", url: memory },
+    Target { name: "sqlite", url: |dir| format!("sqlite://{}/bus.db", dir.display()) },
+    Target { name: "sqlite-memory", url: |_| "sqlite::memory:".to_owned() },
+];
 
 /// Named after the folder, so that handles of one cell share a bus and cells don't.
 fn memory(dir: &Path) -> String {
