@@ -1,1 +1,8 @@
-//! x
+//! Linchpin's engines: one folder per technology, each behind a cargo feature of its name.
+//!
+//! * [`sqlite`] (feature `sqlite`) — the embedded default: everything in one file.
+//! * [`relational`] — what the engines on relational databases share: claims, shares, the schema's names.
+
+pub mod relational;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;

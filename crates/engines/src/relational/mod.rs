@@ -1,0 +1,3 @@
+//! What the engines on relational databases share, free of drivers.
+
+pub mod sink;
