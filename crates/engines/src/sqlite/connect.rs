@@ -64,8 +64,8 @@ fn set_up(conn: &Connection, config: &Config) -> rusqlite::Result<()> {
     conn.query_row(&format!("PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}"), [], |_| Ok(()))?;
     conn.query_row(&format!("PRAGMA journal_size_limit={LOG_BYTES}"), [], |_| Ok(()))?;
     if let Some(max) = config.max_size {
-        let page: u32 = conn.query_row("PRAGMA page_size", [], |row| row.get(0))?;
-        conn.query_row(&format!("PRAGMA max_page_count={}", max / u64::from(page.max(1))), [], |_| Ok(()))?;
+        let page: u64 = conn.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        conn.query_row(&format!("PRAGMA max_page_count={}", max / page.max(1)), [], |_| Ok(()))?;
     }
     Ok(())
 }

@@ -1,0 +1,219 @@
+//! What a handle and its subscriptions share: the queues to the threads, and who is to be woken.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+
+use foldhash::fast::RandomState;
+use linchpin_core::{Error, Kind, Result};
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::NAME;
+use super::connect;
+use super::error::Failure;
+use super::member::Member;
+use super::reader::{Look, Reader};
+use super::schema;
+use super::topic::Known;
+use super::tx::{Step, Tx};
+use super::url::Config;
+use super::worker::{Call, Task, Worker};
+use crate::relational::MonotoneClock;
+
+/// Locks, and goes on with what is there if another holder panicked: every state here is whole between statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the threads know about the subscriptions.
+#[derive(Debug)]
+pub(super) struct Hub {
+    clock: MonotoneClock,
+    members: Mutex<Vec<Weak<Member>>>,
+    /// How many `next` calls wait.
+    waiting: AtomicUsize,
+}
+
+impl Hub {
+    pub(super) fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// The living subscriptions.
+    pub(super) fn members(&self) -> Vec<Arc<Member>> {
+        let mut members = lock(&self.members);
+        members.retain(|member| member.strong_count() > 0);
+        members.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn any_members(&self) -> bool {
+        lock(&self.members).iter().any(|member| member.strong_count() > 0)
+    }
+
+    /// Wakes the subscriptions of these topics.
+    pub(super) fn wake(&self, topics: &[i64]) {
+        if !topics.is_empty() {
+            self.members().iter().filter(|m| topics.contains(&m.topic.id)).for_each(|m| m.wake());
+        }
+    }
+
+    /// Wakes all: another process committed something.
+    pub(super) fn wake_all(&self) {
+        self.members().iter().for_each(|member| member.wake());
+    }
+}
+
+/// The living engine of one handle.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: Arc<Config>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) topics: Mutex<HashMap<String, Arc<Known>, RandomState>>,
+    writer: Sender<Task>,
+    reader: Option<Sender<Look>>,
+    closed: AtomicBool,
+}
+
+impl Core {
+    /// Opens the file and starts the threads. Blocks.
+    pub(super) fn open(config: Config) -> Result<Arc<Self>> {
+        let config = Arc::new(config);
+        let mut conn = connect::writer(&config)?;
+        schema::prepare(&mut conn)?;
+        let clock = MonotoneClock::new(schema::latest_time(&conn)?);
+        let hub = Arc::new(Hub { clock, members: Mutex::default(), waiting: AtomicUsize::new(0) });
+        let reader = if config.in_memory() { None } else { Some(Self::read_along(&config, &hub)?) };
+        let (writer, tasks) = mpsc::channel();
+        let worker = Worker::new(conn, config.clone(), hub.clone());
+        spawn("linchpin-sqlite-writer", move || worker.work(&tasks))?;
+        let (topics, closed) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Arc::new(Self { config, hub, topics, writer, reader, closed }))
+    }
+
+    fn read_along(config: &Arc<Config>, hub: &Arc<Hub>) -> Result<Sender<Look>> {
+        let conn = connect::reader(config)?;
+        let (sender, looks) = mpsc::channel();
+        let reader = Reader::new(conn, config.poll, hub.clone());
+        spawn("linchpin-sqlite-reader", move || reader.work(&looks))?;
+        Ok(sender)
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Runs `work` in a transaction and waits for its commit. `work` may run more than once.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        weight: usize,
+        work: impl FnMut(&Tx<'_>) -> Step<T> + Send + 'static,
+    ) -> Result<T> {
+        self.check_open().map_err(|e| e.op(op))?;
+        let (answer, answered) = oneshot::channel();
+        self.submit(op, true, weight, work, move |result| {
+            let _gone = answer.send(result);
+        });
+        answered.await.unwrap_or_else(|_| Err(closed().op(op)))
+    }
+
+    /// Runs `work` in a transaction, then `done` on the writer thread. If the engine is gone, `done` is dropped.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        durable: bool,
+        weight: usize,
+        work: impl FnMut(&Tx<'_>) -> Step<T> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let _gone = self.writer.send(Task::Job(Box::new(Call::new(op, durable, weight, work, done))));
+    }
+
+    /// Runs `work` on the reading connection, beside the writer.
+    pub(super) fn look(&self, work: impl FnOnce(&Connection) + Send + 'static) {
+        match &self.reader {
+            Some(reader) => drop(reader.send(Look::Read(Box::new(work)))),
+            None => drop(self.writer.send(Task::Read(Box::new(work)))),
+        }
+    }
+
+    /// Reads, and waits for the answer.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        work: impl FnOnce(&Connection) -> Step<T> + Send + 'static,
+    ) -> Result<T> {
+        self.check_open().map_err(|e| e.op(op))?;
+        let (answer, answered) = oneshot::channel();
+        self.look(move |conn| {
+            let _gone = answer.send(in_snapshot(conn, work).map_err(|e| e.into_error(op)));
+        });
+        answered.await.unwrap_or_else(|_| Err(closed().op(op)))
+    }
+
+    pub(super) fn join(&self, member: &Arc<Member>) {
+        lock(&self.hub.members).push(Arc::downgrade(member));
+    }
+
+    /// Counts a waiting `next` while the guard lives, so that the reader thread looks for other processes' commits.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        if self.hub.waiting.fetch_add(1, Ordering::SeqCst) == 0
+            && let Some(reader) = &self.reader
+        {
+            let _gone = reader.send(Look::Wake);
+        }
+        Waiting(&self.hub)
+    }
+
+    /// Refuses new work, finishes what is queued, and lets go of the file.
+    pub(super) async fn close(&self) {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (answer, stopped) = oneshot::channel();
+        if self.writer.send(Task::Stop(answer)).is_ok() {
+            let _stopped = stopped.await;
+        }
+        let (answer, stopped) = oneshot::channel();
+        if let Some(reader) = &self.reader
+            && reader.send(Look::Stop(answer)).is_ok()
+        {
+            let _stopped = stopped.await;
+        }
+        self.hub.wake_all();
+    }
+}
+
+/// Several reads of one moment.
+fn in_snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Step<T>) -> Step<T> {
+    let snapshot = conn.unchecked_transaction()?;
+    let value = work(&snapshot)?;
+    snapshot.finish().map_err(Failure::from)?;
+    Ok(value)
+}
+
+pub(super) struct Waiting<'h>(&'h Hub);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(Kind::Closed, "the bus is closed").engine(NAME)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = thread::Builder::new().name(name.into()).spawn(work);
+    let failed =
+        |e| Error::new(Kind::Limited, "no thread could be started").engine(NAME).op("open").source(e);
+    spawned.map(drop).map_err(failed)
+}

@@ -1,0 +1,371 @@
+//! A member of a group: its state, and the jobs it gives the threads.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use linchpin_core::bus::{Delivery, Receipt, Settle, SubscribeOptions};
+use linchpin_core::{Error, Kind, Result};
+use rusqlite::Connection;
+use tokio::sync::{Notify, oneshot};
+
+use super::NAME;
+use super::claim::{self, Claim, Scope};
+use super::core::{Core, closed, lock};
+use super::fetch::{Fetched, Want, fetch};
+use super::group::{self, Joined};
+use super::hand::{Hand, Lost, Pack, SHELF};
+use super::message::{Stored, read_places};
+use super::settle::{Settled, settle};
+use super::topic::Topic;
+use super::tx::Step;
+use super::window::Window;
+
+/// A waiting `next` asks anew at least this often, whatever it was told.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// A living subscription.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) core: Arc<Core>,
+    pub(super) topic: Topic,
+    pub(super) options: SubscribeOptions,
+    pub(super) scope: Arc<Scope>,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Notify,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) hand: Hand,
+    pub(super) window: Window,
+    /// A fetch is on its way.
+    pub(super) fetching: bool,
+    /// Something was committed since the last fetch began.
+    pub(super) news: bool,
+    /// When the last fetch began.
+    asked: Option<Instant>,
+    /// When to fetch again without news.
+    pub(super) again_at: Instant,
+    /// Fetches that came back.
+    pub(super) fetches: u64,
+    pub(super) failed: Option<Error>,
+    pub(super) closed: bool,
+    beat_at: Instant,
+    turn: u32,
+}
+
+impl Member {
+    pub(super) fn new(
+        core: Arc<Core>,
+        topic: Topic,
+        options: SubscribeOptions,
+        joined: &Joined,
+    ) -> Arc<Self> {
+        let lease = (options.ack_wait + 2 * SHELF).as_millis();
+        let scope = Scope {
+            topic: topic.clone(),
+            name: options.group.clone(),
+            group: joined.group,
+            member: joined.member,
+            lease: Some(i64::try_from(lease).unwrap_or(i64::MAX)),
+            max_attempts: options.max_attempts,
+        };
+        let now = Instant::now();
+        let state = State {
+            hand: Hand::default(),
+            window: Window::default(),
+            fetching: false,
+            news: true,
+            asked: None,
+            again_at: now,
+            fetches: 0,
+            failed: None,
+            closed: false,
+            beat_at: now + beat_every(&options),
+            turn: 0,
+        };
+        let (scope, state) = (Arc::new(scope), Mutex::new(state));
+        Arc::new(Self { core, topic, options, scope, state, changed: Notify::new() })
+    }
+
+    /// Something was committed that may concern this topic.
+    pub(super) fn wake(&self) {
+        lock(&self.state).news = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Hands out what is there, or sees to it that something comes.
+    pub(super) fn step(self: &Arc<Self>, max: usize) -> Result<Vec<Delivery>> {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(self.closed());
+        }
+        if let Some(error) = state.failed.take() {
+            return Err(error);
+        }
+        state.hand.overdue(now);
+        let out = state.hand.take(max, now, self.options.ack_wait);
+        let left = state.hand.shelved();
+        if out.is_empty() {
+            let polled = state.asked.is_none_or(|at| at.elapsed() >= self.core.config.poll);
+            if !state.fetching && (state.news || now >= state.again_at || (state.fetches == 0 && polled)) {
+                self.fetch(&mut state, max, now);
+            }
+        } else if state.window.ahead(max, left) && !state.fetching && self.room(&state) >= max {
+            self.fetch(&mut state, max, now);
+        }
+        Ok(out)
+    }
+
+    /// Whether the last fetch is too old to say that there is nothing.
+    pub(super) fn refresh(&self) {
+        let mut state = lock(&self.state);
+        if state.asked.is_none_or(|at| at.elapsed() >= self.core.config.poll) {
+            state.news = true;
+        }
+    }
+
+    pub(super) fn closed(&self) -> Error {
+        Error::new(Kind::Closed, "the subscription is closed").engine(NAME).op("next")
+    }
+
+    fn room(&self, state: &State) -> usize {
+        self.options.max_in_flight.saturating_sub(state.hand.handed() + state.hand.shelved())
+    }
+
+    fn fetch(self: &Arc<Self>, state: &mut State, max: usize, now: Instant) {
+        let room = self.room(state);
+        if room == 0 {
+            return;
+        }
+        let ahead = if self.options.max_attempts > 1 { state.window.size(max, now) } else { max };
+        let all = ahead.max(max).min(room);
+        state.fetching = true;
+        state.news = false;
+        state.asked = Some(now);
+        state.turn = state.turn.wrapping_add(1);
+        let want = Want {
+            again: max.min(room) as u64,
+            all: all as u64,
+            only: group::only(&self.options),
+            turn: state.turn,
+        };
+        let (member, scope) = (self.clone(), self.scope.clone());
+        let work = move |tx: &super::tx::Tx<'_>| {
+            let fetched = fetch(tx, &scope, &want)?;
+            Ok((fetched, tx.now()))
+        };
+        self.core.submit("next", false, 1, work, move |fetched| member.fetched(fetched, now));
+    }
+
+    fn fetched(self: Arc<Self>, fetched: Result<(Fetched, i64)>, began: Instant) {
+        let (fetched, at) = match fetched {
+            Ok(fetched) => fetched,
+            Err(error) => return self.arrived(Err(error)),
+        };
+        let wait =
+            fetched.next_due.map_or(AT_LEAST, |due| Duration::from_millis((due - at).max(0).unsigned_abs()));
+        lock(&self.state).again_at = Instant::now() + wait.min(AT_LEAST);
+        if fetched.claims.is_empty() {
+            return self.arrived(Ok(Vec::new()));
+        }
+        let core = self.core.clone();
+        core.look(move |conn| {
+            let read = read_all(conn, &fetched.claims).map_err(|e| e.into_error("next"));
+            match read {
+                Ok(read) => self.arrived(Ok(self.packs(fetched.claims, read, began))),
+                Err(error) => {
+                    let all =
+                        |c: &Claim| Lost { claim: c.id, part: c.part, offsets: c.span.iter().collect() };
+                    self.unfetch(fetched.claims.iter().map(all).collect());
+                    self.arrived(Err(error));
+                }
+            }
+        });
+    }
+
+    fn packs(self: &Arc<Self>, claims: Vec<Claim>, read: Vec<Vec<Stored>>, began: Instant) -> Vec<Pack> {
+        let filled = Instant::now();
+        let mut packs = Vec::with_capacity(claims.len());
+        for (claim, messages) in claims.into_iter().zip(read) {
+            self.forget_missing(&claim, &messages);
+            packs.push(Pack {
+                claim: claim.id,
+                part: claim.part,
+                partition: self.topic.partition(claim.part),
+                attempt: claim.attempt,
+                fence: 0,
+                filled,
+                until: began + self.options.ack_wait + 2 * SHELF,
+                messages: messages.into(),
+            });
+        }
+        packs
+    }
+
+    /// Claimed messages that aren't in the file any more count as settled.
+    fn forget_missing(&self, claim: &Claim, messages: &[Stored]) {
+        if messages.len() as u64 == claim.span.len() {
+            return;
+        }
+        let there = |offset: &u64| messages.binary_search_by_key(offset, |stored| stored.offset).is_ok();
+        let asked =
+            claim.span.iter().filter(|offset| !there(offset)).map(|offset| (offset, Settle::Ack)).collect();
+        let (scope, batch) = (self.scope.clone(), super::settle::Batch { claim: claim.id, asked });
+        self.core.submit("next", false, 1, move |tx| settle(tx, &scope, &batch), |_| ());
+    }
+
+    /// A fetch came back.
+    fn arrived(&self, packs: Result<Vec<Pack>>) {
+        let mut state = lock(&self.state);
+        state.fetching = false;
+        state.fetches += 1;
+        match packs {
+            Ok(packs) => {
+                if !packs.is_empty() {
+                    state.window.filled(Instant::now());
+                }
+                packs.into_iter().for_each(|pack| state.hand.put(pack));
+            }
+            Err(error) => state.failed = Some(error.with("topic", &self.topic.name)),
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Gives back what was fetched and not handed out.
+    pub(super) fn unfetch(&self, unused: Vec<Lost>) {
+        if unused.is_empty() {
+            return;
+        }
+        let scope = self.scope.clone();
+        let work = move |tx: &super::tx::Tx<'_>| {
+            unused.iter().try_for_each(|lost| claim::unfetch(tx, &scope, lost.claim, &lost.offsets))
+        };
+        self.core.submit("give back", false, 1, work, |_| ());
+    }
+
+    /// Settles; the state is brought up to date on the writer thread, also if the caller is gone by then.
+    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
+        let count = batch.len();
+        let groups = lock(&self.state).hand.group(batch);
+        let mut answers: Vec<Result<()>> = (0..count).map(|_| Err(fenced())).collect();
+        if groups.is_empty() {
+            return answers;
+        }
+        let (answer, answered) = oneshot::channel();
+        let (member, scope) = (self.clone(), self.scope.clone());
+        let groups = Arc::new(groups);
+        let (mine, began) = (groups.clone(), Instant::now());
+        let work = move |tx: &super::tx::Tx<'_>| -> Step<Vec<Settled>> {
+            mine.iter().map(|group| settle(tx, &scope, &group.batch)).collect()
+        };
+        let theirs = groups.clone();
+        self.core.submit("settle", true, count, work, move |result| {
+            if let Ok(settled) = &result {
+                member.settled(&theirs, settled, began);
+            }
+            let _gone = answer.send(result);
+        });
+        let result = answered.await.unwrap_or_else(|_| Err(closed().op("settle")));
+        for (n, group) in groups.iter().enumerate() {
+            for (k, at) in group.at.iter().enumerate() {
+                let took = result.as_ref().map(|all| all.get(n).and_then(|s| s.took.get(k)) == Some(&true));
+                if let Some(slot) = answers.get_mut(*at) {
+                    *slot = match took {
+                        Ok(true) => Ok(()),
+                        Ok(false) => Err(fenced()),
+                        Err(error) => Err(error.clone()),
+                    };
+                }
+            }
+        }
+        answers
+    }
+
+    fn settled(&self, groups: &[super::hand::Group], settled: &[Settled], began: Instant) {
+        let mut state = lock(&self.state);
+        let until = began + self.options.ack_wait;
+        for (group, settled) in groups.iter().zip(settled) {
+            state.hand.settled(group, settled, until);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Looked after by the writer thread, every tick.
+    pub(super) fn tick(self: &Arc<Self>, now: Instant) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return;
+        }
+        state.hand.overdue(now);
+        let stale = state.hand.stale(Some(now));
+        if !stale.is_empty() {
+            state.window.unused();
+        }
+        let beat = now >= state.beat_at;
+        if beat {
+            state.beat_at = now + beat_every(&self.options);
+        }
+        drop(state);
+        self.unfetch(stale);
+        if beat {
+            let (scope, options) = (self.scope.clone(), self.options.clone());
+            let work = move |tx: &super::tx::Tx<'_>| group::beat(tx, &scope, &options);
+            self.core.submit("beat", false, 1, work, |_| ());
+        }
+    }
+
+    /// Forgets everything: the group was moved, and the claims are gone.
+    pub(super) fn forget_all(&self) {
+        let mut state = lock(&self.state);
+        state.hand.stale(None);
+        state.hand.forget_all();
+    }
+
+    /// Leaves the group: what it holds waits for others at once.
+    pub(super) async fn leave(self: &Arc<Self>) -> Result<()> {
+        let settled = self.changed.notified();
+        tokio::pin!(settled);
+        loop {
+            settled.as_mut().enable();
+            {
+                let mut state = lock(&self.state);
+                state.closed = true;
+                if !state.fetching {
+                    break;
+                }
+            }
+            settled.as_mut().await;
+            settled.set(self.changed.notified());
+        }
+        let unused = {
+            let mut state = lock(&self.state);
+            let unused = state.hand.stale(None);
+            state.hand.forget_all();
+            unused
+        };
+        self.changed.notify_waiters();
+        let scope = self.scope.clone();
+        self.core
+            .write("close", 1, move |tx| {
+                unused.iter().try_for_each(|lost| claim::unfetch(tx, &scope, lost.claim, &lost.offsets))?;
+                group::leave(tx, &scope)
+            })
+            .await
+    }
+}
+
+fn beat_every(options: &SubscribeOptions) -> Duration {
+    Duration::from_millis(group::lease(options).unsigned_abs()) / 3
+}
+
+fn fenced() -> Error {
+    Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME).op("settle")
+}
+
+fn read_all(conn: &Connection, claims: &[Claim]) -> Step<Vec<Vec<Stored>>> {
+    claims.iter().map(|claim| read_places(conn, claim.part, &claim.span)).collect()
+}

@@ -1,0 +1,70 @@
+//! Settling deliveries of one claim.
+
+use linchpin_core::bus::Settle;
+
+use super::claim::{self, Claim, Scope, bury, held, keep, wait};
+use super::topic::millis;
+use super::tx::{Step, Tx};
+use crate::relational::{Plan, Span, plan};
+
+/// Deliveries of one claim that are settled together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) claim: i64,
+    /// Offset and fate.
+    pub(super) asked: Vec<(u64, Settle)>,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Which settles took effect; the others were lost or settled before.
+    pub(super) took: Vec<bool>,
+    /// The claim that holds what was extended.
+    pub(super) extended: i64,
+    /// What waits now: the claim, its offsets, when it is due, and its attempt.
+    pub(super) waiting: Vec<Claim>,
+}
+
+/// Settles, if the member still holds the claim: its id says so, whatever time it is here.
+pub(super) fn settle(tx: &Tx<'_>, scope: &Scope, batch: &Batch) -> Step<Settled> {
+    tx.begin()?;
+    let Some(row) = held(tx, batch.claim, scope.member)? else {
+        return Ok(Settled { took: vec![false; batch.asked.len()], ..Settled::default() });
+    };
+    let plan = plan(row.span.clone(), row.attempt, scope.max_attempts, &batch.asked);
+    let extended = extend(tx, scope, &row, &plan)?;
+    let mut waiting = Vec::new();
+    for (delay, spans) in &plan.again {
+        // Rounded up: never before the delay has passed.
+        let due = tx.now().saturating_add(millis(*delay + std::time::Duration::from_micros(999)));
+        let ids = wait(tx, scope.group, row.part, spans, due, row.attempt)?;
+        let rows = ids.into_iter().zip(spans);
+        waiting.extend(rows.map(|(id, span)| Claim { id, span: span.clone(), due, owner: 0, ..row.clone() }));
+        tx.touch(scope.topic.id);
+    }
+    bury(tx, scope, row.part, row.attempt, &plan.dead)?;
+    Ok(Settled { took: plan.took, extended, waiting })
+}
+
+/// Writes what stays held: what was left alone under its old lease, what was extended under a new one.
+fn extend(tx: &Tx<'_>, scope: &Scope, row: &Claim, plan: &Plan) -> Step<i64> {
+    let Some(span) = plan.extended.first() else {
+        keep(tx, row.id, &plan.left)?;
+        return Ok(row.id);
+    };
+    let due = scope.lease_end(tx);
+    if plan.left.is_empty() {
+        keep(tx, row.id, span)?;
+        tx.run("UPDATE lp_claim SET due = ?1 WHERE id = ?2", [due, row.id])?;
+        return Ok(row.id);
+    }
+    if due == row.due {
+        // Under an order the partition's owner keeps the lease, for all alike.
+        let both = Span::of(row.span.iter().filter(|o| plan.left.contains(*o) || span.contains(*o)));
+        keep(tx, row.id, both.first().unwrap_or(span))?;
+        return Ok(row.id);
+    }
+    keep(tx, row.id, &plan.left)?;
+    claim::insert(tx, scope.group, &Claim { span: span.clone(), due, ..row.clone() })
+}

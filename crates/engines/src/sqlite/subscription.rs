@@ -1,0 +1,71 @@
+//! The subscription people hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use linchpin_core::bus::{Delivery, Receipt, Settle, Subscription};
+use linchpin_core::{Error, Kind, Result};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::NAME;
+use super::core::lock;
+use super::member::Member;
+
+/// Dropping it is a death: its member stops telling that it lives, and what it held comes back when the leases end.
+#[derive(Debug)]
+pub(super) struct SqliteSubscription(pub(super) Arc<Member>);
+
+impl Drop for SqliteSubscription {
+    fn drop(&mut self) {
+        lock(&self.0.state).closed = true;
+        self.0.changed.notify_waiters();
+    }
+}
+
+#[async_trait]
+impl Subscription for SqliteSubscription {
+    async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        let member = &self.0;
+        let deadline = Instant::now() + wait;
+        // A fetch that began is waited for even if `wait` is shorter; the database answers within `busy`.
+        let last = deadline + member.core.config.busy + Duration::from_secs(1);
+        member.core.check_open().map_err(|e| e.op("next"))?;
+        member.refresh();
+        let _polling = member.core.wait();
+        loop {
+            let changed = member.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let out = member.step(max.max(1))?;
+            let (fetching, again_at) = {
+                let state = lock(&member.state);
+                (state.fetching, state.again_at.into())
+            };
+            let now = Instant::now();
+            if !out.is_empty() || (now >= deadline && !fetching) || now >= last {
+                return Ok(out);
+            }
+            let until = if fetching { last } else { deadline.min(again_at) };
+            let _woken = timeout_at(until, changed).await;
+            member.core.check_open().map_err(|e| e.op("next"))?;
+        }
+    }
+
+    async fn settle(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
+        self.0.settle(batch).await
+    }
+
+    async fn close(&self, within: Duration) -> Result<()> {
+        if lock(&self.0.state).closed {
+            return Ok(());
+        }
+        let late = |_| {
+            Error::new(Kind::Timeout, "leaving the group took too long")
+                .engine(NAME)
+                .op("close")
+                .help("what was unsettled comes back after ack_wait")
+        };
+        timeout(within, self.0.leave()).await.map_err(late)?
+    }
+}
