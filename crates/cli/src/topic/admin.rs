@@ -10,7 +10,7 @@ use linchpin::{Bus, Kind, Result, Timestamp, TopicOptions};
 use serde_json::{Value, json};
 
 use super::{At, CreateArgs, RedriveArgs, Retention, RmArgs};
-use crate::{Cli, open, out};
+use crate::{Cli, open, open_existing, out};
 
 pub(super) async fn create(args: CreateArgs, json: bool) -> Result<()> {
     let At { url, topic } = &args.at;
@@ -41,7 +41,7 @@ pub(super) async fn create(args: CreateArgs, json: bool) -> Result<()> {
 }
 
 pub(super) async fn ls(url: &str, json: bool) -> Result<()> {
-    let bus = open(url).await?;
+    let bus = open_existing(url).await?;
     let topics = bus.stats(None).await?;
     bus.close().await?;
     if json {
@@ -68,7 +68,7 @@ pub(super) async fn ls(url: &str, json: bool) -> Result<()> {
 }
 
 pub(super) async fn stat(at: &At, json: bool) -> Result<()> {
-    let bus = open(&at.url).await?;
+    let bus = open_existing(&at.url).await?;
     // Asked for by name first: a missing topic is an error.
     bus.stats(Some(&at.topic)).await?;
     let topics = bus.stats(None).await?;
@@ -103,7 +103,7 @@ pub(super) async fn redrive(args: RedriveArgs, json: bool) -> Result<()> {
     /// Few enough that Ctrl-C is heard soon.
     const ROUND: u64 = 10_000;
     let At { url, topic } = &args.at;
-    let bus = open(url).await?;
+    let bus = open_existing(url).await?;
     // Before dead letters are taken in hand: there must be somewhere to send them.
     bus.stats(Some(topic)).await?;
     let limit = args.limit.unwrap_or(u64::MAX);
@@ -130,7 +130,7 @@ pub(super) async fn redrive(args: RedriveArgs, json: bool) -> Result<()> {
 
 pub(super) async fn rm(args: RmArgs, json: bool) -> Result<()> {
     let At { url, topic } = &args.at;
-    let bus = open(url).await?;
+    let bus = open_existing(url).await?;
     let stats = bus.stats(Some(topic)).await?;
     let what = match (&args.group, stats.first()) {
         (Some(group), _) => format!("group {group:?} of topic {topic:?}"),

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::At;
 use super::wire::{Defaults, Line};
-use crate::{interrupted, open, out};
+use crate::{interrupted, open_existing, out};
 
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
@@ -49,7 +49,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 pub(super) async fn send(args: SendArgs, json: bool) -> Result<ExitCode> {
     let SendArgs { at: At { url, topic }, payload, key, headers, delay, partition, lines } = args;
     let defaults = Defaults { key, headers, delay, partition };
-    let bus = open(&url).await?;
+    let bus = open_existing(&url).await?;
     let Some(payload) = payload else {
         let options = bus.stats(Some(&topic)).await?.pop().map(|stats| stats.options).unwrap_or_default();
         let reader = Reader { plain: lines, defaults, options };

@@ -7,10 +7,10 @@ use linchpin::bus::{Delivery, Order, Settle, Start, SubscribeOptions, Subscriber
 use linchpin::{Error, Kind, Result};
 
 use super::{At, wire};
-use crate::{interrupted, open, out};
+use crate::{interrupted, open_existing, out};
 
 /// The most messages fetched at once.
-const BATCH: usize = 500;
+const BATCH: usize = 4096;
 /// When nothing came for so long, that was all there is.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -34,7 +34,7 @@ pub(crate) struct TailArgs {
 }
 
 pub(super) async fn tail(args: TailArgs) -> Result<()> {
-    let bus = open(&args.at.url).await?;
+    let bus = open_existing(&args.at.url).await?;
     let there = bus.stats(Some(&args.at.topic)).await?.first().map_or(0, |stats| stats.messages);
     let subscriber = bus.subscribe(&args.at.topic, &options(&args)).await?;
     let tail = Tail {
