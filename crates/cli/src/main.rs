@@ -1,16 +1,20 @@
 //! The `linchpin` command-line tool. Data goes to standard output, words to standard error.
 
+#[cfg(feature = "sqlite")]
+mod demo;
 mod out;
 mod topic;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use linchpin::url::EngineUrl;
 use linchpin::{Bus, Error, Kind, Open, Result};
 
 /// One small API per job, the same guarantees on every engine; only the URL changes.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "linchpin", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "Exit codes: 0 it worked, 1 it didn't, 2 the command line is wrong.")]
 struct Cli {
     /// Print JSON instead of text for people
@@ -25,6 +29,13 @@ enum Command {
     /// Create, list, fill, read and clear topics
     #[command(subcommand)]
     Topic(topic::Command),
+    /// Replay real orders through the bus while workers are killed, then audit the result
+    #[cfg(feature = "sqlite")]
+    Demo(demo::DemoArgs),
+    /// A worker of the demo
+    #[cfg(feature = "sqlite")]
+    #[command(hide = true)]
+    DemoWorker,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +54,10 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Topic(command) => topic::run(command, cli.json).await,
+        #[cfg(feature = "sqlite")]
+        Command::Demo(args) => demo::demo(args, cli.json).await,
+        #[cfg(feature = "sqlite")]
+        Command::DemoWorker => demo::work().await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -61,6 +76,17 @@ fn fail(error: &Error) -> ExitCode {
 /// Opens a bus with every engine of this build.
 async fn open(url: &str) -> Result<Bus> {
     <Bus as Open>::open(url).await
+}
+
+/// Opens a bus that is there: of a mistyped file no empty one is made.
+async fn open_existing(url: &str) -> Result<Bus> {
+    let parsed: EngineUrl = url.parse()?;
+    let file = parsed.file_path();
+    if parsed.scheme() == "sqlite" && !file.is_empty() && file != ":memory:" && !Path::new(&file).exists() {
+        let error = Error::new(Kind::NotFound, format!("there is no file {file:?}"));
+        return Err(error.help(format!("`linchpin topic create {parsed} NAME` makes it, and a topic in it")));
+    }
+    open(url).await
 }
 
 /// Waits for Ctrl-C or a polite request to end.
