@@ -224,8 +224,8 @@ impl Partitions {
     }
 
     /// The earliest time at which something may be handed out that waits for nothing else.
-    pub(super) fn next_due(&self) -> Option<Timestamp> {
-        self.owned.values().filter(|owned| !owned.leaving).filter_map(|owned| owned.gate.next_due()).min()
+    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.owned.values().filter(|owned| !owned.leaving).filter_map(|owned| owned.gate.next_due(now)).min()
     }
 }
 

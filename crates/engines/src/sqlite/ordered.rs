@@ -95,7 +95,7 @@ impl Member {
             drop(state);
             return self.mark(picks);
         }
-        let wait = partitions.next_due().map_or(AT_LEAST, |due| since(due, from_millis(now)));
+        let wait = partitions.next_due(from_millis(now)).map_or(AT_LEAST, |due| since(due, from_millis(now)));
         state.again_at = Instant::now() + wait.clamp(Duration::from_millis(1), AT_LEAST);
         drop(state);
         self.arrived(Ok(Vec::new()));
