@@ -25,6 +25,7 @@ mod claim;
 mod clock;
 mod headers;
 mod share;
+pub mod sink;
 mod span;
 
 pub use claim::{Plan, plan};

@@ -29,12 +29,16 @@ mod error;
 mod fetch;
 mod group;
 mod hand;
+mod lease;
 mod member;
 mod message;
+mod order;
+mod ordered;
 mod reader;
 mod retain;
 mod schema;
 mod settle;
+mod sink;
 mod stats;
 mod subscription;
 mod topic;
@@ -50,6 +54,7 @@ use linchpin_core::bus::BusEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqliteBus;
+pub use self::sink::SqliteSink;
 pub use self::url::{Config, Sync};
 
 /// The engine's name in errors and in the matrix.
