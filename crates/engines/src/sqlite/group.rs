@@ -77,7 +77,7 @@ fn agree(tx: &Tx<'_>, group: i64, ordered: bool) -> Step<()> {
     }
     tx.run("UPDATE lp_group SET ordered = ?1 WHERE id = ?2", (ordered, group))?;
     tx.run("UPDATE lp_cursor SET owner = 0, fence = fence + 1 WHERE grp = ?1", [group])?;
-    super::claim::give_up(tx, group, None)
+    super::claim::give_up(tx, group, None, u32::MAX)
 }
 
 /// Where a group that starts so begins.
@@ -214,7 +214,7 @@ pub(super) fn leave(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
     if scope.name.is_none() {
         return drop_group(tx, scope.group);
     }
-    super::claim::give_up(tx, scope.group, Some(scope.member))?;
+    super::claim::give_up(tx, scope.group, Some(scope.member), scope.max_attempts)?;
     tx.run("UPDATE lp_cursor SET owner = 0 WHERE grp = ?1 AND owner = ?2", [scope.group, scope.member])?;
     tx.run("DELETE FROM lp_member WHERE id = ?1", [scope.member])?;
     Ok(())

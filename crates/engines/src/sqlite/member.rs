@@ -287,6 +287,9 @@ impl Member {
     /// Settles; the state is brought up to date on the writer thread, also if the caller is gone by then.
     pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
         let count = batch.len();
+        if let Err(error) = self.core.check_open() {
+            return vec![Err(error.op("settle")); count];
+        }
         let groups = lock(&self.state).hand.group(batch);
         let mut answers: Vec<Result<()>> = (0..count).map(|_| Err(fenced())).collect();
         if groups.is_empty() {
