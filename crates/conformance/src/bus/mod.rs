@@ -114,6 +114,7 @@ pub(crate) const CASES: &[Case] = cases! {
     runner::a_slow_handler_keeps_its_lease => Timing [Groups Redelivery]
 
     restart::messages_and_progress_survive => Fault [Groups Durable]
+    restart::ten_thousand_survive_two_restarts => Fault [Groups Durable Redelivery]
     restart::attempts_survive => Fault [Groups Durable Redelivery]
     restart::delays_survive => Fault [Groups Durable Redelivery Delay]
 

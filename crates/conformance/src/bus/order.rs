@@ -105,7 +105,7 @@ pub(super) async fn keys_stay_in_order_across_nacks(w: World) {
         let batch = sub.next(32, SOON).await.unwrap();
         assert!(!batch.is_empty(), "stuck after {}", diary.len());
         for delivery in batch {
-            if number(&delivery) % 7 == 0 && delivery.attempt < 3 {
+            if number(&delivery).is_multiple_of(7) && delivery.attempt < 3 {
                 nack(&sub, &delivery, Duration::from_millis(number(&delivery) % 3 * 10)).await;
             } else {
                 diary.done(&delivery);

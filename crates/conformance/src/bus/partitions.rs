@@ -42,12 +42,12 @@ pub(super) async fn partitions_are_chosen_by_hand_or_in_turn(w: World) {
     assert_eq!(publish(by_hand, Partitioner::KeyHash).await, [Ok(2), Ok(0), Err(Kind::Invalid), Ok(1)]);
     let keyed = vec![Message::new("x").key("same"); 6];
     let mut turns = publish(keyed, Partitioner::RoundRobin).await;
-    turns.sort_by_key(|t| t.clone().ok());
+    turns.sort_by_key(|t| t.ok());
     assert_eq!(turns, [Ok(0), Ok(0), Ok(1), Ok(1), Ok(2), Ok(2)]);
     let random = publish(vec![Message::new("x").key("same"); 60], Partitioner::Random).await;
     assert!((0..3).all(|p| random.contains(&Ok(p))), "{random:?}");
     let mut keyless = publish(vec![Message::new("x"); 3], Partitioner::KeyHash).await;
-    keyless.sort_by_key(|t| t.clone().ok());
+    keyless.sort_by_key(|t| t.ok());
     assert_eq!(keyless, [Ok(0), Ok(1), Ok(2)], "messages without a key go round");
 }
 

@@ -27,6 +27,28 @@ pub(super) async fn messages_and_progress_survive(mut w: World) {
     assert_eq!(numbers(&drain(&letters).await), [number(&held[40])]);
 }
 
+pub(super) async fn ten_thousand_survive_two_restarts(mut w: World) {
+    w.topic("t", 4).await;
+    for n in 0..20 {
+        publish(&w.bus, "t", n * 500..(n + 1) * 500).await;
+    }
+    let mut done = Vec::new();
+    // Each time it goes down with deliveries in hand.
+    for until in [3_333, 5_000, 10_000] {
+        let sub = join(&w.bus, "t", &brief("g")).await;
+        while done.len() < until {
+            let batch = sub.next(100, SOON).await.unwrap();
+            assert!(!batch.is_empty(), "stuck after {}", done.len());
+            ack(&sub, &batch).await;
+            done.extend(numbers(&batch));
+        }
+        sub.next(100, MOMENT).await.unwrap();
+        w.reopen().await;
+    }
+    silence(&join(&w.bus, "t", &brief("g")).await, LEASE + GRACE).await;
+    assert_each_once(done, 10_000);
+}
+
 pub(super) async fn attempts_survive(mut w: World) {
     w.topic("t", 1).await;
     publish(&w.bus, "t", 0..1).await;

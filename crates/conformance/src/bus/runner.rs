@@ -53,11 +53,13 @@ pub(super) async fn handlers_retry_and_bury(w: World) {
     silence(&join(&w.bus, "t", &group("g")).await, MOMENT).await;
 }
 
+/// Of one key: whether one is at work, and those that are done.
+type Line = (bool, Vec<u64>);
+
 pub(super) async fn handlers_of_one_key_take_turns(w: World) {
     w.topic("t", 4).await;
     publish_by(&w.bus, "t", 0..400, |n| n % 8).await;
-    // Per key: whether one is at work, and those that are done.
-    let keys: Arc<Mutex<BTreeMap<u64, (bool, Vec<u64>)>>> = Arc::default();
+    let keys = Arc::new(Mutex::new(BTreeMap::<u64, Line>::new()));
     let mut members = Vec::new();
     for _ in 0..2 {
         let keys = keys.clone();
@@ -71,7 +73,7 @@ pub(super) async fn handlers_of_one_key_take_turns(w: World) {
                 assert!(!busy(true), "two of one key at once");
                 tokio::task::yield_now().await;
                 assert!(busy(false));
-                if n % 11 == 0 && delivery.attempt == 1 {
+                if n.is_multiple_of(11) && delivery.attempt == 1 {
                     return Err(Failure::retry("not yet"));
                 }
                 keys.lock().unwrap().entry(n % 8).or_default().1.push(n);

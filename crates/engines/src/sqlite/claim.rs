@@ -108,13 +108,14 @@ pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, id: i64, unused: &[u64]) -> St
     )
 }
 
-/// Makes everything that the member holds, or any member if none is named, wait: due now, under new ids, and counted as
-/// handed out at most `most` times.
-pub(super) fn give_up(tx: &Tx<'_>, group: i64, member: Option<i64>, most: u32) -> Step<()> {
+/// Makes everything that the member holds, or any member if none is named, wait: due now, under new ids. At least one of
+/// `max_attempts` is left: leaving isn't failing.
+pub(super) fn give_up(tx: &Tx<'_>, group: i64, member: Option<i64>, max_attempts: u32) -> Step<()> {
     let sql = format!("{COLUMNS} WHERE grp = ?1 AND owner <> 0 AND owner = coalesce(?2, owner)");
     for claim in tx.all(&sql, (group, member), read)? {
         keep(tx, claim.id, &Span::default())?;
-        insert(tx, group, &Claim { due: tx.now(), owner: 0, attempt: claim.attempt.min(most), ..claim })?;
+        let attempt = claim.attempt.min(max_attempts.saturating_sub(1));
+        insert(tx, group, &Claim { due: tx.now(), owner: 0, attempt, ..claim })?;
     }
     Ok(())
 }

@@ -214,8 +214,7 @@ pub(super) fn leave(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
     if scope.name.is_none() {
         return drop_group(tx, scope.group);
     }
-    // A clean leave never uses up the last attempt.
-    super::claim::give_up(tx, scope.group, Some(scope.member), scope.max_attempts - 1)?;
+    super::claim::give_up(tx, scope.group, Some(scope.member), scope.max_attempts)?;
     tx.run("UPDATE lp_cursor SET owner = 0 WHERE grp = ?1 AND owner = ?2", [scope.group, scope.member])?;
     tx.run("DELETE FROM lp_member WHERE id = ?1", [scope.member])?;
     Ok(())

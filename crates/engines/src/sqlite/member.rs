@@ -192,6 +192,8 @@ impl Member {
         if claims.is_empty() {
             return self.arrived(Ok(Vec::new()));
         }
+        // There was something, so there may be more: only an empty fetch says that there isn't.
+        lock(&self.state).news = true;
         let core = self.core.clone();
         core.look(move |conn| match read_all(conn, &claims) {
             Ok(read) => self.arrived(Ok(self.packs(claims, read, began))),

@@ -61,6 +61,8 @@ impl Member {
         let Some(partitions) = &mut state.partitions else { return };
         let chunks = partitions.learn(view);
         let keys = partitions.needs_keys();
+        // A look for nobody in particular found something: whoever waits goes on with it.
+        state.news |= want == 0 && !chunks.is_empty();
         drop(state);
         if chunks.is_empty() {
             return self.filled(want);
@@ -94,6 +96,10 @@ impl Member {
         if !picks.is_empty() {
             drop(state);
             return self.mark(picks);
+        }
+        if want == 0 {
+            drop(state);
+            return self.arrived(Ok(Vec::new()));
         }
         let wait = partitions.next_due(from_millis(now)).map_or(AT_LEAST, |due| since(due, from_millis(now)));
         state.again_at = Instant::now() + wait.clamp(Duration::from_millis(1), AT_LEAST);
