@@ -221,7 +221,7 @@ impl Shared {
         if index == 0 {
             state.since = Some(Instant::now());
             self.work.notify_one();
-        } else if state.messages.len() == self.options.max_batch {
+        } else if state.messages.len() == self.options.max_batch || self.crowded(state) {
             self.work.notify_one();
         }
         Stored { batch: state.batch.clone(), index }
@@ -334,6 +334,22 @@ mod tests {
         }
         publisher.close().await.unwrap();
         assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_room_while_a_batch_lingers() {
+        let bus = bus().await;
+        let options = PublisherOptions {
+            linger: Duration::from_secs(3600),
+            max_memory: 16 * OVERHEAD,
+            ..PublisherOptions::default()
+        };
+        let (publisher, started) = (bus.publisher("t", options), Instant::now());
+        for _ in 0..100 {
+            publisher.send(Message::new("x")).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
