@@ -50,7 +50,7 @@ pub(super) fn accept(
         }
         true
     });
-    rows.sort_by_key(|row| (row.message.delay.is_some(), row.partition));
+    rows.sort_by_key(|row| (row.message.delay.is_some(), row.partition, row.at));
 }
 
 fn check_size(topic: &Topic, message: &Message) -> Result<()> {

@@ -186,7 +186,9 @@ pub(super) fn mark(
     for (id, offsets) in out_of {
         let missing = || Error::new(Kind::Corrupt, format!("claim {id} is missing"));
         let mut row = held(tx, id, 0)?.ok_or_else(missing)?;
-        offsets.iter().for_each(|offset| drop(row.span.remove(*offset)));
+        for offset in offsets {
+            row.span.remove(offset);
+        }
         keep(tx, id, &row.span.tight())?;
     }
     let mut marked = Marked { passed: advance(tx, scope, part, next, picks)?, ..Marked::default() };
