@@ -24,7 +24,7 @@ pub use linchpin_core::{Error, Kind, Result, Retry, Timestamp, error, pipe, retr
 pub use linchpin_engines as engines;
 
 /// Every engine, by URL scheme.
-pub const ENGINES: &[Scheme] = &[bus::MEMORY];
+pub const ENGINES: &[Scheme] = &[bus::MEMORY, engines::SQLITE];
 
 /// Opening a handle by URL. The URL is the whole configuration.
 pub trait Open: Sized {
