@@ -115,7 +115,10 @@ impl Bus {
     }
 }
 
+/// The message as it was, for `group` alone, bound for the partition it failed in: its key belongs there.
 fn revived(mut message: Message, group: &str) -> Message {
+    let origin = message.headers.text(DEAD_POSITION).and_then(|position| position.split_once('/'));
+    message.partition = origin.and_then(|(partition, _)| partition.parse().ok());
     for name in ALL.into_iter().chain([REDRIVE_GROUP]) {
         message.headers.remove(name);
     }

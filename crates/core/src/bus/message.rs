@@ -147,9 +147,11 @@ pub struct Message {
     pub headers: Headers,
     /// The content, opaque to every engine.
     pub payload: Bytes,
-    /// The partition, chosen by hand; `None` leaves it to the [`Partitioner`](super::Partitioner).
+    /// The partition, chosen by hand; `None` leaves it to the [`Partitioner`](super::Partitioner). `None` in a delivery:
+    /// its [`Delivery::position`] says where it stands.
     pub partition: Option<u32>,
-    /// How long the engine keeps it back: it enters the topic, and takes its offset, only when due.
+    /// How long the engine keeps it back: it enters the topic, and takes its offset, only when due. `None` in a
+    /// delivery.
     pub delay: Option<Duration>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{SubscribeOptions, TopicOptions};
+use super::{Start, SubscribeOptions, TopicOptions};
 use crate::{Error, Kind, Result};
 
 /// The longest topic or group name, in bytes: what Kafka allows, so that names travel between engines.
@@ -62,15 +62,18 @@ impl SubscribeOptions {
         if self.max_attempts == 0 || self.max_in_flight == 0 {
             return wrong("max_attempts or max_in_flight is 0".into(), "use at least 1");
         }
-        match self.partitions.as_deref() {
-            Some([]) => wrong("an empty list of partitions".into(), "name at least one, or none for all"),
-            Some(list) => match list.iter().find(|p| **p >= partitions) {
-                Some(p) => wrong(
-                    format!("partition {p} doesn't exist"),
-                    &format!("the topic has {partitions}, numbered from 0"),
-                ),
-                None => Ok(()),
-            },
+        if self.partitions.as_deref() == Some(&[]) {
+            return wrong("an empty list of partitions".into(), "name at least one, or none for all");
+        }
+        let start = match self.start {
+            Start::At(position) => Some(position.partition),
+            _ => None,
+        };
+        match self.partitions.iter().flatten().copied().chain(start).find(|p| *p >= partitions) {
+            Some(p) => wrong(
+                format!("partition {p} doesn't exist"),
+                &format!("the topic has {partitions}, numbered from 0"),
+            ),
             None => Ok(()),
         }
     }
@@ -98,6 +101,9 @@ mod tests {
         assert!(options.check(4).is_ok());
         options.partitions = Some(vec![4]);
         assert!(options.check(4).unwrap_err().to_string().contains("partition 4"));
+        options.partitions = None;
+        options.start = Start::At(crate::bus::Position::new(5, 0));
+        assert!(options.check(4).unwrap_err().to_string().contains("partition 5"));
         options.ack_wait = Duration::from_millis(10);
         assert!(options.check(4).unwrap_err().to_string().contains("10ms"));
     }

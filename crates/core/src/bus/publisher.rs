@@ -226,12 +226,13 @@ impl Shared {
     fn accept(&self, state: &mut State, message: Message, size: usize) -> Stored {
         let max = self.options.max_batch;
         state.bytes += size;
+        let crowded = self.crowded(state);
         match state.waiting.back_mut().filter(|last| last.messages.len() < max) {
             Some(last) => {
                 let index = last.messages.len();
                 last.messages.push(message);
                 last.bytes += size;
-                if index + 1 == max {
+                if index + 1 == max || crowded {
                     self.work.notify_one();
                 }
                 Stored { batch: last.batch.clone(), index }
@@ -374,6 +375,22 @@ mod tests {
         }
         publisher.close().await.unwrap();
         assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_room_while_a_batch_lingers() {
+        let bus = bus().await;
+        let options = PublisherOptions {
+            linger: Duration::from_secs(3600),
+            max_memory: 16 * OVERHEAD,
+            ..PublisherOptions::default()
+        };
+        let (publisher, started) = (bus.publisher("t", options), Instant::now());
+        for _ in 0..100 {
+            publisher.send(Message::new("x")).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

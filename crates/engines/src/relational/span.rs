@@ -18,7 +18,7 @@ impl Span {
         let count = count.min(MAX_SPAN);
         let bytes = usize::try_from(count.div_ceil(8)).unwrap_or(0);
         let mut bits = vec![0xff; bytes];
-        if let Some(last) = bits.last_mut().filter(|_| count % 8 != 0) {
+        if let Some(last) = bits.last_mut().filter(|_| !count.is_multiple_of(8)) {
             *last = 0xff >> (8 - count % 8);
         }
         Self { first, bits }
@@ -165,7 +165,7 @@ mod tests {
         let mut span = Span::full(3, 1);
         span.remove(3);
         let span = span.tight();
-        assert!(span.is_empty() && span.iter().next().is_none() && span.len() == 0);
+        assert!(span.is_empty() && span.iter().next().is_none());
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn accept(
         }
         true
     });
-    rows.sort_by_key(|row| (row.message.delay.is_some(), row.partition));
+    rows.sort_by_key(|row| (row.message.delay.is_some(), row.partition, row.at));
 }
 
 fn check_size(topic: &Topic, message: &Message) -> Result<()> {
@@ -104,12 +104,7 @@ impl<'c> Lane<'c> {
 
     fn push(&mut self, row: &Row) -> Step<u64> {
         let message = &row.message;
-        self.values(
-            &Id(&message.id),
-            &message.key.as_deref(),
-            &row.headers.as_deref(),
-            &message.payload.as_ref(),
-        )
+        self.values(Id(&message.id), message.key.as_deref(), row.headers.as_deref(), message.payload.as_ref())
     }
 
     fn values(
@@ -152,7 +147,7 @@ impl ToSql for Id<'_> {
 fn delay(tx: &Tx<'_>, topic: &Topic, row: &Row) -> Step<()> {
     let message = &row.message;
     // Rounded up: never before the delay has passed.
-    let wait = message.delay.unwrap_or_default() + Duration::from_micros(999);
+    let wait = message.delay.unwrap_or_default().saturating_add(Duration::from_micros(999));
     let due = tx.now().saturating_add(millis(wait));
     let sql = "INSERT INTO lp_delayed(due, part, id, key, headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let (key, headers, payload) = (message.key.as_deref(), row.headers.as_deref(), message.payload.as_ref());

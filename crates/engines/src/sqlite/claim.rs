@@ -71,17 +71,15 @@ pub(super) fn insert(tx: &Tx<'_>, group: i64, claim: &Claim) -> Step<i64> {
     tx.insert(sql, (group, part, span.first(), span.last(), span.stored(), due, attempt, owner))
 }
 
-/// Inserts waiting claims for these spans.
-pub(super) fn wait(
-    tx: &Tx<'_>,
-    group: i64,
-    part: i64,
-    spans: &[Span],
-    due: i64,
-    attempt: u32,
-) -> Step<Vec<i64>> {
-    let row = |span: &Span| Claim { id: 0, part, span: span.clone(), due, attempt, owner: 0 };
-    spans.iter().map(|span| insert(tx, group, &row(span))).collect()
+/// Inserts waiting claims for these spans, otherwise like `like`.
+pub(super) fn wait(tx: &Tx<'_>, group: i64, like: &Claim, spans: Vec<Span>) -> Step<Vec<Claim>> {
+    let mut waiting = Vec::with_capacity(spans.len());
+    for span in spans {
+        let mut claim = Claim { id: 0, span, owner: 0, ..*like };
+        claim.id = insert(tx, group, &claim)?;
+        waiting.push(claim);
+    }
+    Ok(waiting)
 }
 
 /// Writes what is left of a claim; nothing left deletes it.
@@ -95,23 +93,29 @@ pub(super) fn keep(tx: &Tx<'_>, id: i64, left: &Span) -> Step<()> {
     Ok(())
 }
 
-/// Hands out offsets back that were fetched and never handed out: their attempt doesn't count.
-pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, id: i64, unused: &[u64]) -> Step<()> {
+/// Gives offsets back that were fetched and never handed out: their attempt doesn't count. Answers where they wait.
+pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, id: i64, unused: &[u64]) -> Step<Vec<Claim>> {
     tx.begin()?;
-    let Some(mut claim) = held(tx, id, scope.member)? else { return Ok(()) };
-    let back: Vec<u64> = unused.iter().copied().filter(|offset| claim.span.remove(*offset)).collect();
-    wait(tx, scope.group, claim.part, &Span::of(back), tx.now(), claim.attempt.saturating_sub(1))?;
-    keep(tx, id, &claim.span.tight())?;
+    let Some(mut row) = held(tx, id, scope.member)? else { return Ok(Vec::new()) };
+    let back: Vec<u64> = unused.iter().copied().filter(|offset| row.span.remove(*offset)).collect();
+    keep(tx, id, &std::mem::take(&mut row.span).tight())?;
     tx.touch(scope.topic.id);
-    Ok(())
+    wait(
+        tx,
+        scope.group,
+        &Claim { due: tx.now(), attempt: row.attempt.saturating_sub(1), ..row },
+        Span::of(back),
+    )
 }
 
-/// Makes everything that the member holds, or any member if none is named, wait: due now, under new ids.
-pub(super) fn give_up(tx: &Tx<'_>, group: i64, member: Option<i64>) -> Step<()> {
+/// Makes everything that the member holds, or any member if none is named, wait: due now, under new ids. At least one of
+/// `max_attempts` is left: leaving isn't failing.
+pub(super) fn give_up(tx: &Tx<'_>, group: i64, member: Option<i64>, max_attempts: u32) -> Step<()> {
     let sql = format!("{COLUMNS} WHERE grp = ?1 AND owner <> 0 AND owner = coalesce(?2, owner)");
     for claim in tx.all(&sql, (group, member), read)? {
         keep(tx, claim.id, &Span::default())?;
-        insert(tx, group, &Claim { due: tx.now(), owner: 0, ..claim })?;
+        let attempt = claim.attempt.min(max_attempts.saturating_sub(1));
+        insert(tx, group, &Claim { due: tx.now(), owner: 0, attempt, ..claim })?;
     }
     Ok(())
 }

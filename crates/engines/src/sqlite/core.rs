@@ -163,13 +163,13 @@ impl Core {
     }
 
     /// Counts a waiting `next` while the guard lives, so that the reader thread looks for other processes' commits.
-    pub(super) fn wait(&self) -> Waiting<'_> {
+    pub(super) fn wait(&self) -> Polling<'_> {
         if self.hub.waiting.fetch_add(1, Ordering::SeqCst) == 0
             && let Some(reader) = &self.reader
         {
             let _gone = reader.send(Look::Wake);
         }
-        Waiting(&self.hub)
+        Polling(&self.hub)
     }
 
     /// Refuses new work, finishes what is queued, and lets go of the file.
@@ -199,9 +199,9 @@ fn in_snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Step<T>) 
     Ok(value)
 }
 
-pub(super) struct Waiting<'h>(&'h Hub);
+pub(super) struct Polling<'h>(&'h Hub);
 
-impl Drop for Waiting<'_> {
+impl Drop for Polling<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }

@@ -20,6 +20,12 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
+impl From<rusqlite::types::FromSqlError> for Failure {
+    fn from(error: rusqlite::types::FromSqlError) -> Self {
+        Self::Driver(error.into())
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Said(error)

@@ -45,16 +45,10 @@ pub(super) fn fetch(tx: &Tx<'_>, scope: &Scope, want: &Want) -> Step<Fetched> {
 
 /// Whether taking the write lock may bring something.
 fn worth_it(tx: &Tx<'_>, scope: &Scope) -> Step<bool> {
-    let sql = "SELECT
-        EXISTS (SELECT 1 FROM lp_group WHERE id = ?1),
-        EXISTS (SELECT 1 FROM lp_claim WHERE grp = ?1 AND due <= ?2)
+    group::check_there(tx, scope)?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM lp_claim WHERE grp = ?1 AND due <= ?2)
         OR EXISTS (SELECT 1 FROM lp_cursor c JOIN lp_partition p ON p.id = c.part WHERE c.grp = ?1 AND c.next < p.next)";
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get(1)?));
-    let (there, work) = tx.one(sql, [scope.group, tx.now()], read)?;
-    if !there {
-        return Err(group::missing(&scope.topic.name, scope.name.as_deref().unwrap_or("~")).into());
-    }
-    Ok(work)
+    tx.one(sql, [scope.group, tx.now()], |row| row.get(0))
 }
 
 const ONLY: &str = "(?3 IS NULL OR part - ?4 IN (SELECT value FROM json_each(?3)))";

@@ -30,15 +30,17 @@ pub(super) fn join(tx: &Tx<'_>, topic: &Topic, options: &SubscribeOptions) -> St
     let group = match &options.group {
         Some(name) => match find(tx.conn(), topic.id, name)? {
             Some(group) => group,
-            None => create(tx, &topic, name, false, options.start)?,
+            None => create(tx, &topic, name, options)?,
         },
         // No group can be called this: '~' isn't allowed in names.
-        None => create(tx, &topic, &format!("~{}", Uuid::now_v7()), true, options.start)?,
+        None => create(tx, &topic, &format!("~{}", Uuid::now_v7()), options)?,
     };
     agree(tx, group, ordered)?;
     let only = only(options);
     let sql = "INSERT INTO lp_member(grp, due, active, only) VALUES (?1, ?2, 1, ?3)";
     let member = tx.insert(sql, (group, tx.now() + lease(options), only))?;
+    // The others have to share with it.
+    tx.touch(topic.id);
     Ok(Joined { group, member })
 }
 
@@ -48,11 +50,11 @@ pub(super) fn find(conn: &Connection, topic: i64, name: &str) -> Step<Option<i64
     Ok(select.query_row((topic, name), |row| row.get(0)).optional()?)
 }
 
-fn create(tx: &Tx<'_>, topic: &Topic, name: &str, ephemeral: bool, start: Start) -> Step<i64> {
-    let sql = "INSERT INTO lp_group(topic, name, ephemeral, ordered) VALUES (?1, ?2, ?3, 0)";
-    let group = tx.insert(sql, (topic.id, name, ephemeral))?;
+fn create(tx: &Tx<'_>, topic: &Topic, name: &str, options: &SubscribeOptions) -> Step<i64> {
+    let sql = "INSERT INTO lp_group(topic, name, ephemeral, ordered) VALUES (?1, ?2, ?3, ?4)";
+    let group = tx.insert(sql, (topic.id, name, options.group.is_none(), options.order != Order::None))?;
     for partition in 0..topic.partitions {
-        let next = find_start(tx.conn(), topic, partition, start)?;
+        let next = find_start(tx.conn(), topic, partition, options.start)?;
         let sql = "INSERT INTO lp_cursor(grp, part, next, owner, fence) VALUES (?1, ?2, ?3, 0, 0)";
         tx.run(sql, (group, topic.part(partition), next))?;
     }
@@ -75,7 +77,7 @@ fn agree(tx: &Tx<'_>, group: i64, ordered: bool) -> Step<()> {
     }
     tx.run("UPDATE lp_group SET ordered = ?1 WHERE id = ?2", (ordered, group))?;
     tx.run("UPDATE lp_cursor SET owner = 0, fence = fence + 1 WHERE grp = ?1", [group])?;
-    super::claim::give_up(tx, group, None)
+    super::claim::give_up(tx, group, None, u32::MAX)
 }
 
 /// Where a group that starts so begins.
@@ -146,7 +148,7 @@ pub(super) fn seek(tx: &Tx<'_>, topic: &str, group: &str, to: Start) -> Step<i64
     check_start(&topic, to)?;
     tx.touch(topic.id);
     let Some(group) = find(tx.conn(), topic.id, group)? else {
-        return create(tx, &topic, group, false, to);
+        return create(tx, &topic, group, &SubscribeOptions { start: to, ..SubscribeOptions::group(group) });
     };
     let moved = match to {
         Start::At(position) => position.partition..position.partition + 1,
@@ -180,6 +182,14 @@ pub(super) fn drop_group(tx: &Tx<'_>, group: i64) -> Step<()> {
     Ok(())
 }
 
+/// Refuses to go on for a group that was removed.
+pub(super) fn check_there(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
+    match tx.maybe("SELECT 1 FROM lp_group WHERE id = ?1", [scope.group], |_| Ok(()))? {
+        Some(()) => Ok(()),
+        None => Err(missing(&scope.topic.name, scope.name.as_deref().unwrap_or("~")).into()),
+    }
+}
+
 pub(super) fn missing(topic: &str, group: &str) -> Error {
     let error = Error::new(Kind::NotFound, format!("topic {topic:?} has no group {group:?}"));
     error.help("it was removed; subscribing creates it anew")
@@ -204,7 +214,7 @@ pub(super) fn leave(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
     if scope.name.is_none() {
         return drop_group(tx, scope.group);
     }
-    super::claim::give_up(tx, scope.group, Some(scope.member))?;
+    super::claim::give_up(tx, scope.group, Some(scope.member), scope.max_attempts)?;
     tx.run("UPDATE lp_cursor SET owner = 0 WHERE grp = ?1 AND owner = ?2", [scope.group, scope.member])?;
     tx.run("DELETE FROM lp_member WHERE id = ?1", [scope.member])?;
     Ok(())

@@ -153,11 +153,6 @@ impl Hand {
         self.forget(|_, _| true);
     }
 
-    /// Whether a delivery of this partition is in hand or on the shelf.
-    pub(super) fn holds(&self, part: i64) -> bool {
-        self.held.values().any(|held| held.part == part) || self.shelf.iter().any(|pack| pack.part == part)
-    }
-
     fn forget(&mut self, which: impl Fn(i64, Instant) -> bool) -> Vec<Lost> {
         let mut lost = Vec::new();
         for held in self.held.values_mut() {

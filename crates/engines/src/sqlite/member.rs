@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use linchpin_core::bus::{Delivery, Receipt, Settle, SubscribeOptions};
+use linchpin_core::bus::{Delivery, Order, Receipt, Settle, SubscribeOptions};
 use linchpin_core::{Error, Kind, Result};
 use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
@@ -13,15 +13,16 @@ use super::claim::{self, Claim, Scope};
 use super::core::{Core, closed, lock};
 use super::fetch::{Fetched, Want, fetch};
 use super::group::{self, Joined};
-use super::hand::{Hand, Lost, Pack, SHELF};
+use super::hand::{Group, Hand, Lost, Pack, SHELF};
 use super::message::{Stored, read_places};
-use super::settle::{Settled, settle};
-use super::topic::Topic;
-use super::tx::Step;
+use super::order::Partitions;
+use super::settle::{Batch, Settled, settle};
+use super::topic::{Topic, millis};
+use super::tx::{Step, Tx};
 use super::window::Window;
 
 /// A waiting `next` asks anew at least this often, whatever it was told.
-const AT_LEAST: Duration = Duration::from_secs(1);
+pub(super) const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// A living subscription.
 #[derive(Debug)]
@@ -46,10 +47,13 @@ pub(super) struct State {
     asked: Option<Instant>,
     /// When to fetch again without news.
     pub(super) again_at: Instant,
-    /// Fetches that came back.
-    pub(super) fetches: u64,
     pub(super) failed: Option<Error>,
     pub(super) closed: bool,
+    /// `next` calls that wait, and when the last one ended.
+    pub(super) waiting: usize,
+    pub(super) last_next: Instant,
+    /// What it owns, under an order.
+    pub(super) partitions: Option<Partitions>,
     beat_at: Instant,
     turn: u32,
 }
@@ -61,13 +65,13 @@ impl Member {
         options: SubscribeOptions,
         joined: &Joined,
     ) -> Arc<Self> {
-        let lease = (options.ack_wait + 2 * SHELF).as_millis();
+        let lease = millis(options.ack_wait + 2 * SHELF);
         let scope = Scope {
             topic: topic.clone(),
             name: options.group.clone(),
             group: joined.group,
             member: joined.member,
-            lease: Some(i64::try_from(lease).unwrap_or(i64::MAX)),
+            lease: (options.order == Order::None).then_some(lease),
             max_attempts: options.max_attempts,
         };
         let now = Instant::now();
@@ -78,9 +82,11 @@ impl Member {
             news: true,
             asked: None,
             again_at: now,
-            fetches: 0,
             failed: None,
             closed: false,
+            waiting: 0,
+            last_next: now,
+            partitions: (options.order != Order::None).then(|| Partitions::new(options.order, now)),
             beat_at: now + beat_every(&options),
             turn: 0,
         };
@@ -104,15 +110,20 @@ impl Member {
         if let Some(error) = state.failed.take() {
             return Err(error);
         }
-        state.hand.overdue(now);
+        if state.partitions.is_none() {
+            state.hand.overdue(now);
+        }
         let out = state.hand.take(max, now, self.options.ack_wait);
         let left = state.hand.shelved();
         if out.is_empty() {
-            let polled = state.asked.is_none_or(|at| at.elapsed() >= self.core.config.poll);
-            if !state.fetching && (state.news || now >= state.again_at || (state.fetches == 0 && polled)) {
+            if !state.fetching && (state.news || now >= state.again_at) {
                 self.fetch(&mut state, max, now);
             }
-        } else if state.window.ahead(max, left) && !state.fetching && self.room(&state) >= max {
+        } else if state.partitions.is_none()
+            && state.window.ahead(max, left)
+            && !state.fetching
+            && self.room(&state) >= max
+        {
             self.fetch(&mut state, max, now);
         }
         Ok(out)
@@ -137,13 +148,19 @@ impl Member {
     fn fetch(self: &Arc<Self>, state: &mut State, max: usize, now: Instant) {
         let room = self.room(state);
         if room == 0 {
+            // Settling makes room, and tells.
+            state.again_at = now + AT_LEAST;
+            state.news = true;
             return;
         }
-        let ahead = if self.options.max_attempts > 1 { state.window.size(max, now) } else { max };
-        let all = ahead.max(max).min(room);
         state.fetching = true;
         state.news = false;
         state.asked = Some(now);
+        if state.partitions.is_some() {
+            return self.fetch_ordered(state, max.min(room));
+        }
+        let ahead = if self.options.max_attempts > 1 { state.window.size(max, now) } else { max };
+        let all = ahead.max(max).min(room);
         state.turn = state.turn.wrapping_add(1);
         let want = Want {
             again: max.min(room) as u64,
@@ -152,7 +169,7 @@ impl Member {
             turn: state.turn,
         };
         let (member, scope) = (self.clone(), self.scope.clone());
-        let work = move |tx: &super::tx::Tx<'_>| {
+        let work = move |tx: &Tx<'_>| {
             let fetched = fetch(tx, &scope, &want)?;
             Ok((fetched, tx.now()))
         };
@@ -167,60 +184,74 @@ impl Member {
         let wait =
             fetched.next_due.map_or(AT_LEAST, |due| Duration::from_millis((due - at).max(0).unsigned_abs()));
         lock(&self.state).again_at = Instant::now() + wait.min(AT_LEAST);
-        if fetched.claims.is_empty() {
+        self.read(fetched.claims.into_iter().map(|claim| (claim, 0)).collect(), began);
+    }
+
+    /// Reads what was claimed, each claim with its partition's fence, and puts it on the shelf.
+    pub(super) fn read(self: Arc<Self>, claims: Vec<(Claim, u64)>, began: Instant) {
+        if claims.is_empty() {
             return self.arrived(Ok(Vec::new()));
         }
+        // There was something, so there may be more: only an empty fetch says that there isn't.
+        lock(&self.state).news = true;
         let core = self.core.clone();
-        core.look(move |conn| {
-            let read = read_all(conn, &fetched.claims).map_err(|e| e.into_error("next"));
-            match read {
-                Ok(read) => self.arrived(Ok(self.packs(fetched.claims, read, began))),
-                Err(error) => {
-                    let all =
-                        |c: &Claim| Lost { claim: c.id, part: c.part, offsets: c.span.iter().collect() };
-                    self.unfetch(fetched.claims.iter().map(all).collect());
-                    self.arrived(Err(error));
-                }
+        core.look(move |conn| match read_all(conn, &claims) {
+            Ok(read) => self.arrived(Ok(self.packs(claims, read, began))),
+            Err(error) => {
+                let all = |(c, _): &(Claim, u64)| Lost {
+                    claim: c.id,
+                    part: c.part,
+                    offsets: c.span.iter().collect(),
+                };
+                self.unfetch(claims.iter().map(all).collect());
+                self.arrived(Err(error.into_error("next")));
             }
         });
     }
 
-    fn packs(self: &Arc<Self>, claims: Vec<Claim>, read: Vec<Vec<Stored>>, began: Instant) -> Vec<Pack> {
+    fn packs(
+        self: &Arc<Self>,
+        claims: Vec<(Claim, u64)>,
+        read: Vec<Vec<Stored>>,
+        began: Instant,
+    ) -> Vec<Pack> {
         let filled = Instant::now();
         let mut packs = Vec::with_capacity(claims.len());
-        for (claim, messages) in claims.into_iter().zip(read) {
-            self.forget_missing(&claim, &messages);
+        for ((claim, fence), messages) in claims.into_iter().zip(read) {
+            if messages.len() as u64 != claim.span.len() {
+                self.forget_missing(&claim, &messages);
+            }
             packs.push(Pack {
                 claim: claim.id,
                 part: claim.part,
                 partition: self.topic.partition(claim.part),
                 attempt: claim.attempt,
-                fence: 0,
+                fence,
                 filled,
                 until: began + self.options.ack_wait + 2 * SHELF,
                 messages: messages.into(),
             });
         }
+        packs.retain(|pack| !pack.messages.is_empty());
         packs
     }
 
     /// Claimed messages that aren't in the file any more count as settled.
-    fn forget_missing(&self, claim: &Claim, messages: &[Stored]) {
-        if messages.len() as u64 == claim.span.len() {
-            return;
-        }
+    fn forget_missing(self: &Arc<Self>, claim: &Claim, messages: &[Stored]) {
         let there = |offset: &u64| messages.binary_search_by_key(offset, |stored| stored.offset).is_ok();
-        let asked =
-            claim.span.iter().filter(|offset| !there(offset)).map(|offset| (offset, Settle::Ack)).collect();
-        let (scope, batch) = (self.scope.clone(), super::settle::Batch { claim: claim.id, asked });
+        let missing: Vec<u64> = claim.span.iter().filter(|offset| !there(offset)).collect();
+        if let Some(partitions) = &mut lock(&self.state).partitions {
+            partitions.done(claim.part, missing.iter().copied());
+        }
+        let asked = missing.into_iter().map(|offset| (offset, Settle::Ack)).collect();
+        let (scope, batch) = (self.scope.clone(), Batch { claim: claim.id, asked });
         self.core.submit("next", false, 1, move |tx| settle(tx, &scope, &batch), |_| ());
     }
 
     /// A fetch came back.
-    fn arrived(&self, packs: Result<Vec<Pack>>) {
+    pub(super) fn arrived(&self, packs: Result<Vec<Pack>>) {
         let mut state = lock(&self.state);
         state.fetching = false;
-        state.fetches += 1;
         match packs {
             Ok(packs) => {
                 if !packs.is_empty() {
@@ -235,20 +266,30 @@ impl Member {
     }
 
     /// Gives back what was fetched and not handed out.
-    pub(super) fn unfetch(&self, unused: Vec<Lost>) {
+    pub(super) fn unfetch(self: &Arc<Self>, unused: Vec<Lost>) {
         if unused.is_empty() {
             return;
         }
-        let scope = self.scope.clone();
-        let work = move |tx: &super::tx::Tx<'_>| {
-            unused.iter().try_for_each(|lost| claim::unfetch(tx, &scope, lost.claim, &lost.offsets))
-        };
-        self.core.submit("give back", false, 1, work, |_| ());
+        let (member, scope) = (self.clone(), self.scope.clone());
+        self.core.submit(
+            "give back",
+            false,
+            1,
+            move |tx| unfetch(tx, &scope, &unused),
+            move |back| {
+                if let (Some(partitions), Ok(back)) = (&mut lock(&member.state).partitions, back) {
+                    partitions.wait(&back);
+                }
+            },
+        );
     }
 
     /// Settles; the state is brought up to date on the writer thread, also if the caller is gone by then.
     pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
         let count = batch.len();
+        if let Err(error) = self.core.check_open() {
+            return vec![Err(error.op("settle")); count];
+        }
         let groups = lock(&self.state).hand.group(batch);
         let mut answers: Vec<Result<()>> = (0..count).map(|_| Err(fenced())).collect();
         if groups.is_empty() {
@@ -258,7 +299,7 @@ impl Member {
         let (member, scope) = (self.clone(), self.scope.clone());
         let groups = Arc::new(groups);
         let (mine, began) = (groups.clone(), Instant::now());
-        let work = move |tx: &super::tx::Tx<'_>| -> Step<Vec<Settled>> {
+        let work = move |tx: &Tx<'_>| -> Step<Vec<Settled>> {
             mine.iter().map(|group| settle(tx, &scope, &group.batch)).collect()
         };
         let theirs = groups.clone();
@@ -284,11 +325,15 @@ impl Member {
         answers
     }
 
-    fn settled(&self, groups: &[super::hand::Group], settled: &[Settled], began: Instant) {
+    fn settled(&self, groups: &[Group], settled: &[Settled], began: Instant) {
         let mut state = lock(&self.state);
         let until = began + self.options.ack_wait;
         for (group, settled) in groups.iter().zip(settled) {
             state.hand.settled(group, settled, until);
+        }
+        if state.partitions.is_some() {
+            Self::settled_ordered(&mut state, groups, settled);
+            state.news = true;
         }
         drop(state);
         self.changed.notify_waiters();
@@ -300,7 +345,10 @@ impl Member {
         if state.closed {
             return;
         }
-        state.hand.overdue(now);
+        let late = state.hand.overdue(now);
+        if state.partitions.is_some() {
+            self.tick_ordered(&mut state, late, now);
+        }
         let stale = state.hand.stale(Some(now));
         if !stale.is_empty() {
             state.window.unused();
@@ -313,7 +361,7 @@ impl Member {
         self.unfetch(stale);
         if beat {
             let (scope, options) = (self.scope.clone(), self.options.clone());
-            let work = move |tx: &super::tx::Tx<'_>| group::beat(tx, &scope, &options);
+            let work = move |tx: &Tx<'_>| group::beat(tx, &scope, &options);
             self.core.submit("beat", false, 1, work, |_| ());
         }
     }
@@ -323,6 +371,9 @@ impl Member {
         let mut state = lock(&self.state);
         state.hand.stale(None);
         state.hand.forget_all();
+        if let Some(partitions) = &mut state.partitions {
+            partitions.clear();
+        }
     }
 
     /// Leaves the group: what it holds waits for others at once.
@@ -345,13 +396,16 @@ impl Member {
             let mut state = lock(&self.state);
             let unused = state.hand.stale(None);
             state.hand.forget_all();
+            if let Some(partitions) = &mut state.partitions {
+                partitions.clear();
+            }
             unused
         };
         self.changed.notify_waiters();
         let scope = self.scope.clone();
         self.core
             .write("close", 1, move |tx| {
-                unused.iter().try_for_each(|lost| claim::unfetch(tx, &scope, lost.claim, &lost.offsets))?;
+                unfetch(tx, &scope, &unused)?;
                 group::leave(tx, &scope)
             })
             .await
@@ -366,6 +420,14 @@ fn fenced() -> Error {
     Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME).op("settle")
 }
 
-fn read_all(conn: &Connection, claims: &[Claim]) -> Step<Vec<Vec<Stored>>> {
-    claims.iter().map(|claim| read_places(conn, claim.part, &claim.span)).collect()
+fn read_all(conn: &Connection, claims: &[(Claim, u64)]) -> Step<Vec<Vec<Stored>>> {
+    claims.iter().map(|(claim, _)| read_places(conn, claim.part, &claim.span)).collect()
+}
+
+fn unfetch(tx: &Tx<'_>, scope: &Scope, unused: &[Lost]) -> Step<Vec<Claim>> {
+    let mut back = Vec::new();
+    for lost in unused {
+        back.extend(claim::unfetch(tx, scope, lost.claim, &lost.offsets)?);
+    }
+    Ok(back)
 }

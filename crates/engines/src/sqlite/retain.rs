@@ -1,5 +1,7 @@
 //! Retention: removing what is old or beyond the length, and was settled by every group.
 
+use std::cmp::Reverse;
+
 use rusqlite::Row;
 
 use super::group::first_since;
@@ -72,7 +74,8 @@ fn age(tx: &Tx<'_>, topic: &Topic, parts: &mut [Part], limit: u64) -> Step<u64> 
     Ok(gone)
 }
 
-/// Cuts the partition with the oldest head, up to where another's head is older, until the length is right.
+/// Cuts what is oldest until the length is right: from the partition with the oldest head, up to where another's is
+/// older; of several whose heads are of one millisecond, from the fullest its part.
 fn length(tx: &Tx<'_>, topic: &Topic, parts: &mut [Part], limit: u64) -> Step<u64> {
     let Some(length) = topic.length else { return Ok(0) };
     let mut excess = stored(parts).saturating_sub(length.unsigned_abs()).min(limit);
@@ -80,14 +83,15 @@ fn length(tx: &Tx<'_>, topic: &Topic, parts: &mut [Part], limit: u64) -> Step<u6
     while excess > 0 {
         let mut heads = Vec::new();
         for (at, part) in parts.iter().enumerate().filter(|(_, part)| part.first < part.settled) {
-            heads.extend(head_time(tx, part)?.map(|time| (time, at)));
+            heads.extend(head_time(tx, part)?.map(|time| (time, Reverse(part.next - part.first), at)));
         }
         heads.sort_unstable();
-        let Some((_, oldest)) = heads.first() else { break };
-        let Some(part) = parts.get_mut(*oldest) else { break };
-        let mut end = part.settled.min(part.first.saturating_add(excess));
-        if let Some((time, _)) = heads.get(1) {
-            end = first_since(tx.conn(), part.id, part.first, end, time.saturating_add(1))?;
+        let Some((time, _, at)) = heads.first() else { break };
+        let Some(part) = parts.get_mut(*at) else { break };
+        let level = heads.iter().filter(|(head, ..)| head == time).count() as u64;
+        let mut end = part.settled.min(part.first + excess.div_ceil(level));
+        if let Some((next, ..)) = heads.get(1) {
+            end = first_since(tx.conn(), part.id, part.first, end, next.saturating_add(1))?;
         }
         let cut = cut(tx, part, end.max(part.first + 1))?;
         excess -= cut;

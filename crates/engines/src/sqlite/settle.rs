@@ -1,5 +1,7 @@
 //! Settling deliveries of one claim.
 
+use std::time::Duration;
+
 use linchpin_core::bus::Settle;
 
 use super::claim::{self, Claim, Scope, bury, held, keep, wait};
@@ -35,12 +37,10 @@ pub(super) fn settle(tx: &Tx<'_>, scope: &Scope, batch: &Batch) -> Step<Settled>
     let plan = plan(row.span.clone(), row.attempt, scope.max_attempts, &batch.asked);
     let extended = extend(tx, scope, &row, &plan)?;
     let mut waiting = Vec::new();
-    for (delay, spans) in &plan.again {
+    for (delay, spans) in plan.again {
         // Rounded up: never before the delay has passed.
-        let due = tx.now().saturating_add(millis(*delay + std::time::Duration::from_micros(999)));
-        let ids = wait(tx, scope.group, row.part, spans, due, row.attempt)?;
-        let rows = ids.into_iter().zip(spans);
-        waiting.extend(rows.map(|(id, span)| Claim { id, span: span.clone(), due, owner: 0, ..row.clone() }));
+        let due = tx.now().saturating_add(millis(delay.saturating_add(Duration::from_micros(999))));
+        waiting.extend(wait(tx, scope.group, &Claim { due, span: Span::default(), ..row }, spans)?);
         tx.touch(scope.topic.id);
     }
     bury(tx, scope, row.part, row.attempt, &plan.dead)?;

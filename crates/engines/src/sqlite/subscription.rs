@@ -9,7 +9,7 @@ use linchpin_core::{Error, Kind, Result};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::NAME;
-use super::core::lock;
+use super::core::{Polling, lock};
 use super::member::Member;
 
 /// Dropping it is a death: its member stops telling that it lives, and what it held comes back when the leases end.
@@ -23,6 +23,24 @@ impl Drop for SqliteSubscription {
     }
 }
 
+/// A `next` call that waits.
+struct Waiting<'m>(&'m Member, #[expect(dead_code, reason = "held for its drop")] Polling<'m>);
+
+impl<'m> Waiting<'m> {
+    fn new(member: &'m Member) -> Self {
+        lock(&member.state).waiting += 1;
+        Self(member, member.core.wait())
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.waiting -= 1;
+        state.last_next = std::time::Instant::now();
+    }
+}
+
 #[async_trait]
 impl Subscription for SqliteSubscription {
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -32,7 +50,7 @@ impl Subscription for SqliteSubscription {
         let last = deadline + member.core.config.busy + Duration::from_secs(1);
         member.core.check_open().map_err(|e| e.op("next"))?;
         member.refresh();
-        let _polling = member.core.wait();
+        let _waiting = Waiting::new(member);
         loop {
             let changed = member.changed.notified();
             tokio::pin!(changed);

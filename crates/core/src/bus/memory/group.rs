@@ -102,7 +102,9 @@ impl Group {
             self.reorder(options.order, log);
         }
         let partitions = options.partitions.clone();
-        self.members.insert(id, Member { seen: now, ack_wait: options.ack_wait, partitions, held: 0 });
+        // One that was thought dead may have kept deliveries alive meanwhile.
+        let held = self.flights.values().filter(|flight| flight.member == id).count();
+        self.members.insert(id, Member { seen: now, ack_wait: options.ack_wait, partitions, held });
         Ok(())
     }
 
@@ -184,20 +186,13 @@ impl Group {
         now: Timestamp,
         mut number: impl FnMut() -> u64,
     ) -> Vec<Delivery> {
-        let held = match self.members.get_mut(&member) {
-            Some(me) => {
-                me.seen = now;
-                me.held
-            }
-            None => {
-                // Thought dead, but it lives: it takes its place again.
-                if self.join(member, log, options, now).is_err() {
-                    return Vec::new();
-                }
-                0
-            }
-        };
-        let max = max.min(options.max_in_flight.saturating_sub(held));
+        // Thought dead, but it lives: it takes its place again.
+        if !self.members.contains_key(&member) && self.join(member, log, options, now).is_err() {
+            return Vec::new();
+        }
+        let Some(me) = self.members.get_mut(&member) else { return Vec::new() };
+        me.seen = now;
+        let max = max.min(options.max_in_flight.saturating_sub(me.held));
         let mine = self.shares(member, now);
         let mut out = Vec::new();
         for n in mine {

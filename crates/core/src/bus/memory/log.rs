@@ -58,7 +58,7 @@ impl Log {
         };
         let offset = partition.end();
         let time = partition.stored.back().map_or(now, |last| last.time.max(now));
-        message.partition = Some(n);
+        message.partition = None;
         partition.stored.push_back(Stored { message, time });
         Position::new(n, offset)
     }

@@ -70,10 +70,15 @@ impl State {
         self.last_number
     }
 
-    fn topic(&mut self, name: &str) -> Result<&mut Topic> {
+    fn check_open(&self) -> Result<()> {
         if self.closed {
             return Err(error(Kind::Closed, "the bus is closed"));
         }
+        Ok(())
+    }
+
+    fn topic(&mut self, name: &str) -> Result<&mut Topic> {
+        self.check_open()?;
         self.topics.get_mut(name).ok_or_else(|| missing(name))
     }
 }
@@ -214,6 +219,7 @@ impl BusEngine for MemoryBus {
     async fn stats(&self, topic: Option<&str>) -> Result<Vec<TopicStats>> {
         let mut state = self.shared.lock();
         let now = self.shared.clock.now();
+        state.check_open().map_err(|e| e.op("stats"))?;
         if let Some(topic) = topic {
             return Ok(vec![state.topic(topic).map_err(|e| e.op("stats"))?.stats(topic, now)]);
         }

@@ -74,7 +74,10 @@ impl MemorySubscription {
         let out = group.take(self.member, &self.options, max, log, now, number);
         let due = group.next_due(now).into_iter().chain(log.next_due()).min();
         state.last_number = last;
-        self.bury(&mut state, hopeless, now);
+        if !hopeless.is_empty() {
+            self.bury(&mut state, hopeless, now);
+            self.shared.news.notify_waiters();
+        }
         Ok((out, due.map(|due| since(due, now))))
     }
 
@@ -88,7 +91,8 @@ impl MemorySubscription {
             };
             let origin = Origin { topic: &self.topic, group, position, attempts };
             let letter = dead_letter(stored.message.clone(), origin, &reason, now);
-            let new = || Topic::new(TopicOptions { partitions: 1, ..TopicOptions::default() });
+            let new =
+                || Topic::new(TopicOptions { partitions: 1, retention_age: None, ..TopicOptions::default() });
             let dead = state.topics.entry(dead_topic(&self.topic, group)).or_insert_with(new);
             let partition = murmur2(letter.id.as_bytes()) % dead.log.partitions();
             dead.log.append(partition, letter, now);
@@ -146,8 +150,10 @@ impl Subscription for MemorySubscription {
 
     async fn settle(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
         let count = batch.len();
-        let settled =
-            self.settle_all(batch).map_err(|e| Error::new(Kind::Fenced, "the group is gone").source(e));
+        let settled = self.settle_all(batch).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(Kind::Fenced, "the group is gone").source(e),
+            _ => e,
+        });
         self.shared.news.notify_waiters();
         settled.unwrap_or_else(|e| vec![Err(e.engine("memory").op("settle")); count])
     }

@@ -1,0 +1,93 @@
+//! The other process of a case: does what it is told on standard input, and is killed or frozen while it does.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "part of a test: when this process dies, the case fails and says so"
+)]
+
+use std::io::Write;
+use std::time::Duration;
+
+use linchpin::bus::{Bus, Message, PublishOptions, Receipt, Settle, Subscription};
+use linchpin::{Error, Open};
+use linchpin_conformance::protocol::{Command, Event, join_options};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+#[tokio::main]
+async fn main() {
+    let url = std::env::args().nth(1).expect("the URL of the engine is the only argument");
+    let mut child = Child { bus: Bus::open(&url).await.unwrap(), subscription: None };
+    say(&Event::Done);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        let answer = child.obey(serde_json::from_str(&line).unwrap()).await;
+        say(&answer
+            .unwrap_or_else(|e| Event::Failed { kind: format!("{:?}", e.kind()), error: e.to_string() }));
+    }
+}
+
+fn say(event: &Event) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(event).unwrap()).unwrap();
+    out.flush().unwrap();
+}
+
+struct Child {
+    bus: Bus,
+    subscription: Option<Box<dyn Subscription>>,
+}
+
+impl Child {
+    async fn obey(&mut self, command: Command) -> Result<Event, Error> {
+        match command {
+            Command::Join { topic, group, by_key, ack_wait_ms } => {
+                let options = join_options(&group, by_key, ack_wait_ms);
+                self.subscription = Some(self.bus.engine().subscribe(&topic, &options).await?);
+                Ok(Event::Done)
+            }
+            Command::Next { max, wait_ms } => {
+                let taken = self.subscription().next(max, Duration::from_millis(wait_ms)).await?;
+                Ok(Event::Taken(taken.iter().map(Into::into).collect()))
+            }
+            Command::Ack { receipt } => {
+                let mut answers = self.subscription().settle(vec![(Receipt(receipt), Settle::Ack)]).await;
+                answers.pop().unwrap().map(|()| Event::Done)
+            }
+            Command::Consume => self.consume().await,
+            Command::Publish { topic, from, count, batch } => self.publish(&topic, from, count, batch).await,
+            Command::Count { topic } => {
+                Ok(Event::Holds(self.bus.stats(Some(&topic)).await?.iter().map(|t| t.messages).sum()))
+            }
+        }
+    }
+
+    fn subscription(&self) -> &dyn Subscription {
+        self.subscription.as_deref().expect("told to join first")
+    }
+
+    async fn consume(&self) -> Result<Event, Error> {
+        loop {
+            let taken = self.subscription().next(64, Duration::from_secs(1)).await?;
+            let batch = taken.iter().map(|d| (d.receipt, Settle::Ack)).collect();
+            self.subscription().settle(batch).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+            say(&Event::Taken(taken.iter().map(Into::into).collect()));
+        }
+    }
+
+    async fn publish(&self, topic: &str, from: u64, count: u64, batch: u64) -> Result<Event, Error> {
+        let numbers: Vec<u64> = (from..from + count).collect();
+        for numbers in numbers.chunks(usize::try_from(batch).unwrap()) {
+            let messages = numbers.iter().map(|n| Message::new(n.to_string()).key((n % 16).to_string()));
+            let options = PublishOptions::default();
+            let answers = self.bus.engine().publish(topic, messages.collect(), &options).await;
+            let stored = numbers.iter().zip(answers).map(|(n, answer)| {
+                let position = answer?;
+                Ok((*n, position.partition, position.offset))
+            });
+            say(&Event::Stored(stored.collect::<Result<_, Error>>()?));
+        }
+        Ok(Event::Done)
+    }
+}

@@ -1,0 +1,106 @@
+//! Cases: what is proven of an engine, and what it must be capable of for that.
+
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use linchpin::bus::Caps;
+
+use crate::world::World;
+
+/// One thing that is proven of an engine.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) class: Class,
+    pub(crate) needs: &'static [Need],
+    /// Panics with what it saw if the engine doesn't keep it.
+    pub(crate) run: fn(World) -> BoxFuture<'static, ()>,
+}
+
+/// What makes a case hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// It waits for delays and leases, which must be neither early nor late.
+    Timing,
+    /// Processes are killed or frozen, engines closed and opened again.
+    Fault,
+    /// One thing after another.
+    Basic,
+    /// Many at once.
+    Race,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timing => "timing",
+            Self::Fault => "fault",
+            Self::Basic => "basic",
+            Self::Race => "race",
+        })
+    }
+}
+
+/// One of the facts in [`Caps`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    Durable,
+    Shared,
+    Groups,
+    Broadcast,
+    Ordered,
+    Redelivery,
+    Delay,
+    Replay,
+    ReplayTime,
+    Retention,
+    Offsets,
+}
+
+impl Need {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Durable,
+        Self::Shared,
+        Self::Groups,
+        Self::Broadcast,
+        Self::Ordered,
+        Self::Redelivery,
+        Self::Delay,
+        Self::Replay,
+        Self::ReplayTime,
+        Self::Retention,
+        Self::Offsets,
+    ];
+
+    /// Its name in [`Caps`].
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Shared => "shared",
+            Self::Groups => "groups",
+            Self::Broadcast => "broadcast",
+            Self::Ordered => "ordered",
+            Self::Redelivery => "redelivery",
+            Self::Delay => "delay",
+            Self::Replay => "replay",
+            Self::ReplayTime => "replay_time",
+            Self::Retention => "retention",
+            Self::Offsets => "offsets",
+        }
+    }
+
+    pub(crate) fn is_met(self, caps: Caps) -> bool {
+        match self {
+            Self::Durable => caps.durable,
+            Self::Shared => caps.shared,
+            Self::Groups => caps.groups,
+            Self::Broadcast => caps.broadcast,
+            Self::Ordered => caps.ordered,
+            Self::Redelivery => caps.redelivery,
+            Self::Delay => caps.delay,
+            Self::Replay => caps.replay,
+            Self::ReplayTime => caps.replay_time,
+            Self::Retention => caps.retention,
+            Self::Offsets => caps.offsets,
+        }
+    }
+}

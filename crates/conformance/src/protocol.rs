@@ -1,0 +1,110 @@
+//! What a case and the process it commands say to each other: one JSON value per line.
+
+use std::time::Duration;
+
+use linchpin::bus::{Delivery, Order, SubscribeOptions};
+use serde::{Deserialize, Serialize};
+
+/// What the child is told on its standard input. It answers with one [`Event`], or several where said.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Join a group: [`Event::Done`].
+    Join {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+        /// Under [`Order::Key`].
+        by_key: bool,
+        /// The lease, in milliseconds.
+        ack_wait_ms: u64,
+    },
+    /// Fetch once: [`Event::Taken`].
+    Next {
+        /// At most so many.
+        max: usize,
+        /// For at most so long.
+        wait_ms: u64,
+    },
+    /// Acknowledge: [`Event::Done`] or [`Event::Failed`].
+    Ack {
+        /// The receipt of a delivery taken before.
+        receipt: u64,
+    },
+    /// Fetch and acknowledge for ever: an [`Event::Taken`] for every batch, after it was settled.
+    Consume,
+    /// Publish the numbers from `from` on, one call per `batch` of them: an [`Event::Stored`] for each call, then
+    /// [`Event::Done`].
+    Publish {
+        /// The topic.
+        topic: String,
+        /// The first number.
+        from: u64,
+        /// How many.
+        count: u64,
+        /// How many per call.
+        batch: u64,
+    },
+    /// How many messages a topic holds: [`Event::Holds`] or [`Event::Failed`].
+    Count {
+        /// The topic.
+        topic: String,
+    },
+}
+
+/// What the child answers on its standard output.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// It worked.
+    Done,
+    /// It didn't.
+    Failed {
+        /// The error's kind.
+        kind: String,
+        /// The error.
+        error: String,
+    },
+    /// Deliveries.
+    Taken(Vec<Seen>),
+    /// Acknowledged by the engine: number, partition, offset.
+    Stored(Vec<(u64, u32, Option<u64>)>),
+    /// Messages in a topic.
+    Holds(u64),
+}
+
+/// A delivery, as far as cases look at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The payload.
+    pub text: String,
+    /// The key.
+    pub key: Option<String>,
+    /// How often it was handed out.
+    pub attempt: u32,
+    /// The fencing token.
+    pub fence: u64,
+    /// What settles it.
+    pub receipt: u64,
+}
+
+impl From<&Delivery> for Seen {
+    fn from(delivery: &Delivery) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            text: text(&delivery.message.payload),
+            key: delivery.message.key.as_deref().map(text),
+            attempt: delivery.attempt,
+            fence: delivery.fence,
+            receipt: delivery.receipt.0,
+        }
+    }
+}
+
+/// The options of [`Command::Join`].
+pub fn join_options(group: &str, by_key: bool, ack_wait_ms: u64) -> SubscribeOptions {
+    SubscribeOptions {
+        order: if by_key { Order::Key } else { Order::None },
+        ack_wait: Duration::from_millis(ack_wait_ms),
+        ..SubscribeOptions::group(group)
+    }
+}

@@ -1,0 +1,195 @@
+//! The run: cells and broken engines as trials, and what they leave behind.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use libtest_mimic::{Arguments, Trial};
+use linchpin::Bus;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::broken::{BROKEN, Broken};
+use crate::bus;
+use crate::case::{Case, Class, Need};
+use crate::results::{Caught, Outcome, Results, Row};
+use crate::target::{TARGETS, Target};
+use crate::world::World;
+use crate::{absent, broken};
+
+/// How long a case may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Cells at a time: most of them wait.
+const THREADS: usize = 8;
+
+/// Those that keep every processor busy go one at a time, so that they don't make the others late.
+static BUSY: Mutex<()> = Mutex::new(());
+
+type Book = Arc<Mutex<Results>>;
+
+/// Runs what the command line asks for, writes `results` and says how it went. `child` is the program of
+/// [`protocol`](crate::protocol).
+pub fn run(child: &'static str, results: &Path) -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    let book = Book::default();
+    keep_panics();
+    let mut trials = Vec::new();
+    for class in [Class::Timing, Class::Fault, Class::Basic, Class::Race] {
+        for (case, target) in cells().filter(|(case, _)| case.class == class) {
+            trials.push(cell(case, target, child, &book));
+        }
+    }
+    trials.extend(BROKEN.iter().map(|broken| catch(broken, child, &book)));
+    trials.extend(Need::ALL.into_iter().map(|need| understated(need, child)));
+    let conclusion = libtest_mimic::run(&args, trials);
+    if !args.list {
+        let mut found = std::mem::take(&mut *book.lock().unwrap());
+        complete(&mut found);
+        std::fs::create_dir_all(results.parent().unwrap()).unwrap();
+        std::fs::write(results, serde_json::to_string_pretty(&found).unwrap()).unwrap();
+    }
+    conclusion.exit_code()
+}
+
+fn cells() -> impl Iterator<Item = (&'static Case, &'static Target)> {
+    bus::CASES.iter().flat_map(|case| TARGETS.iter().map(move |target| (case, target)))
+}
+
+fn row(case: &Case, target: &Target, outcome: Outcome, reason: &str) -> Row {
+    Row {
+        capability: "bus".into(),
+        target: target.name.into(),
+        case: case.name.into(),
+        class: case.class.to_string(),
+        outcome,
+        reason: reason.into(),
+    }
+}
+
+/// Adds what wasn't run, and sorts: the file doesn't depend on who was faster.
+fn complete(found: &mut Results) {
+    for (case, target) in cells() {
+        if !found.rows.iter().any(|row| row.case == case.name && row.target == target.name) {
+            found.rows.push(row(case, target, Outcome::NotRun, "filtered out of the last run"));
+        }
+    }
+    found.rows.sort();
+    found.broken.sort();
+}
+
+fn cell(case: &'static Case, target: &'static Target, child: &'static str, book: &Book) -> Trial {
+    let book = book.clone();
+    let name = format!("bus::{}::{}", target.name, case.name);
+    let trial = Trial::test(name, move || {
+        let _busy = (case.class == Class::Race).then(|| BUSY.lock().unwrap_or_else(PoisonError::into_inner));
+        let result = attempt(real(), judge(case, target, child));
+        let (outcome, reason) = match &result {
+            Ok(Ok(())) => (Outcome::Pass, ""),
+            Ok(Err(absence)) => (Outcome::DeclaredAbsent, absence.as_str()),
+            Err(failure) => (Outcome::Fail, failure.lines().next().unwrap_or_default()),
+        };
+        book.lock().unwrap().rows.push(row(case, target, outcome, reason));
+        result.map(drop).map_err(Into::into)
+    });
+    trial.with_kind(case.class.to_string())
+}
+
+/// `Ok`: the case passed. `Err`: the engine declares that it can't, and that is so.
+async fn judge(case: &Case, target: &Target, child: &'static str) -> Result<(), String> {
+    let world = World::open(target, child, |bus| bus).await;
+    let caps = world.bus.caps();
+    match case.needs.iter().copied().find(|need| !need.is_met(caps)) {
+        None => {
+            (case.run)(world).await;
+            Ok(())
+        }
+        Some(need) => Err(format!("not {}: {}", need.name(), absent::prove(world, need).await)),
+    }
+}
+
+/// The named case passes on the sound memory engine and fails on the broken one.
+fn catch(broken: &'static Broken, child: &'static str, book: &Book) -> Trial {
+    let book = book.clone();
+    let trial = Trial::test(format!("broken::{}", broken.name), move || {
+        let case = bus::CASES.iter().find(|case| case.name == broken.caught_by);
+        let case = case.ok_or_else(|| format!("no case is named {}", broken.caught_by))?;
+        on_memory(case, child, |bus| bus).map_err(|e| format!("the sound engine fails: {e}"))?;
+        if on_memory(case, child, broken.wrap).is_ok() {
+            return Err(format!("{} doesn't see it", case.name).into());
+        }
+        let caught = Caught { engine: broken.name.into(), caught_by: case.name.into() };
+        book.lock().unwrap().broken.push(caught);
+        Ok(())
+    });
+    trial.with_kind("broken")
+}
+
+/// An engine that says it can't, but can, is caught by the check that goes with it.
+fn understated(need: Need, child: &'static str) -> Trial {
+    let trial = Trial::test(format!("broken::hides_that_it_is_{}", need.name()), move || {
+        let check = async move {
+            let world = World::open(&TARGETS[0], child, broken::understate).await;
+            absent::prove(world, need).await
+        };
+        // What memory really lacks is proven absent; all else is there, and the proof fails.
+        let lacks = matches!(need, Need::Durable | Need::Shared);
+        match attempt(if lacks { real() } else { paused() }, check) {
+            Ok(proof) if !lacks => Err(format!("passed for absent: {proof}").into()),
+            Err(failure) if lacks => Err(failure.into()),
+            _ => Ok(()),
+        }
+    });
+    trial.with_kind("broken")
+}
+
+fn on_memory(case: &'static Case, child: &'static str, wrap: fn(Bus) -> Bus) -> Result<(), String> {
+    attempt(paused(), async move { (case.run)(World::open(&TARGETS[0], child, wrap).await).await })
+}
+
+fn real() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Time passes at once when nothing else can happen.
+fn paused() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+thread_local! {
+    /// Inside an attempt: where the last panic came from, and what it said.
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps what a failing case says for its trial, instead of printing it in the middle of the others.
+fn keep_panics() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let kept = LAST_PANIC.with_borrow_mut(|last| {
+            last.as_mut().map(|last| {
+                let text = info.payload_as_str().unwrap_or("panicked");
+                *last = info.location().map_or_else(|| text.to_owned(), |at| format!("{text}\n  at {at}"));
+            })
+        });
+        if kept.is_none() {
+            print(info);
+        }
+    }));
+}
+
+fn attempt<T>(runtime: Runtime, case: impl Future<Output = T>) -> Result<T, String> {
+    LAST_PANIC.set(Some(String::new()));
+    let case = AssertUnwindSafe(case).catch_unwind();
+    let outcome = runtime.block_on(async { tokio::time::timeout(DEADLINE, case).await });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let panic = LAST_PANIC.take().unwrap_or_default();
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err(panic),
+        Err(_) => Err(format!("still running after {DEADLINE:?}")),
+    }
+}

@@ -1,0 +1,113 @@
+//! `cargo xtask test`: one step after another, until one fails.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::{Failure, matrix, root};
+
+struct Step {
+    name: &'static str,
+    /// What it takes to be left out of a quick run.
+    thorough: bool,
+    args: &'static [&'static str],
+}
+
+/// All of them select the whole workspace, so that its dependencies are built once, with the same features.
+const STEPS: [Step; 6] = [
+    Step { name: "format", thorough: false, args: &["fmt", "--all", "--check"] },
+    Step {
+        name: "lints",
+        thorough: false,
+        args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    },
+    Step { name: "docs", thorough: true, args: &["doc", "--workspace", "--no-deps"] },
+    Step { name: "unit tests", thorough: false, args: &["test", "--workspace", "--lib", "--bins"] },
+    Step { name: "documentation examples", thorough: true, args: &["test", "--workspace", "--doc"] },
+    Step { name: "conformance", thorough: true, args: &["test", "--workspace", "--test", "*"] },
+];
+
+/// What the test programs said, added up.
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+pub(crate) fn run(quick: bool) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut totals = Totals::default();
+    let outcome = run_steps(quick, &mut totals);
+    println!("\n{} passed, {} failed, in {:.0?}", totals.passed, totals.failed, started.elapsed());
+    outcome
+}
+
+fn run_steps(quick: bool, totals: &mut Totals) -> Result<(), Failure> {
+    for step in STEPS.iter().filter(|step| !(quick && step.thorough)) {
+        timed(step.name, || run_cargo(step, totals))?;
+    }
+    if quick { Ok(()) } else { timed("matrix", matrix::check) }
+}
+
+fn timed(name: &str, step: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    println!("=== {name}");
+    let started = Instant::now();
+    let outcome = step();
+    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+    println!("=== {name}: {word} in {:.1?}", started.elapsed());
+    outcome
+}
+
+/// Runs cargo, passes on what it says, and counts the tests.
+fn run_cargo(step: &Step, totals: &mut Totals) -> Result<(), Failure> {
+    let mut child = Command::new("cargo")
+        .args(step.args)
+        .current_dir(root())
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufReader::lines) {
+        let line = line?;
+        totals.add(&line);
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("{} failed; run it alone with: cargo {}", step.name, step.args.join(" ")).into())
+}
+
+impl Totals {
+    /// Reads `test result: ok. 12 passed; 0 failed; …`.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((n, "passed")) => self.passed += n.parse().unwrap_or(0),
+                Some((n, "failed")) => self.failed += n.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut totals = Totals::default();
+        totals.add(
+            "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out; finished in 1.02s",
+        );
+        totals.add("test result: FAILED. 5 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out");
+        totals.add("test five ... ok");
+        assert_eq!((totals.passed, totals.failed), (17, 2));
+    }
+}
