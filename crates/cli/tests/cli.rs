@@ -1,5 +1,7 @@
 //! The real binary, as a person or a script uses it.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -13,7 +13,7 @@ use linchpin::bus::{Caps, TopicStats};
 use linchpin::url::EngineUrl;
 use linchpin::{Bus, Error, Result};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::topic::dead_letters;
 use crate::{open_existing, out};
@@ -58,7 +58,7 @@ struct Report {
     /// Whether checks are printed as they come.
     aloud: bool,
     checks: Vec<Check>,
-    facts: Value,
+    facts: Map<String, Value>,
 }
 
 impl Report {
@@ -93,10 +93,10 @@ impl Report {
 
     fn json(&self) -> Value {
         let mut json = self.facts.clone();
-        json["url"] = self.url.clone().into();
-        json["ok"] = self.ok().into();
-        json["checks"] = json!(self.checks);
-        json
+        json.insert("url".into(), self.url.clone().into());
+        json.insert("ok".into(), self.ok().into());
+        json.insert("checks".into(), json!(self.checks));
+        json.into()
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn doctor(args: DoctorArgs, json: bool) -> Result<ExitCode> {
         if !json {
             out::line(style(&shown).bold())?;
         }
-        let mut report = Report { url: shown, aloud: !json, checks: Vec::new(), facts: json!({}) };
+        let mut report = Report { url: shown, aloud: !json, checks: Vec::new(), facts: Map::new() };
         examine(url, &mut report).await;
         reports.push(report);
     }
@@ -129,7 +129,9 @@ async fn examine(url: &str, report: &mut Report) {
     };
     let info = bus.info().clone();
     let caps = bus.caps();
-    report.facts = json!({ "engine": info.engine, "durability": info.durability, "caps": facts(caps) });
+    report.facts.insert("engine".into(), info.engine.into());
+    report.facts.insert("durability".into(), info.durability.into());
+    report.facts.insert("caps".into(), facts(caps));
     report.well("open", format!("{}, {}", info.engine, info.durability));
     abilities(caps, report);
     #[cfg(feature = "sqlite")]

@@ -40,8 +40,8 @@ async fn probe(bus: &Bus, topic: &str, report: &mut Report) -> Result<()> {
     took.sort_unstable();
     let at = |share: usize| took.get(took.len() * share / 100).copied().unwrap_or_default();
     let (half, most) = (at(50), at(99));
-    report.facts["publish"] =
-        json!({ "messages": PROBES, "p50_us": half.as_micros(), "p99_us": most.as_micros() });
+    let times = json!({ "messages": PROBES, "p50_us": half.as_micros(), "p99_us": most.as_micros() });
+    report.facts.insert("publish".into(), times);
     let text = format!("a stored message takes {} (p50), {} (p99)", time(half), time(most));
     if half > SLOW {
         report.look("publish", text)

@@ -4,7 +4,7 @@ use linchpin::{Open, TopicOptions};
 use super::*;
 
 async fn report(url: &str) -> Report {
-    let mut report = Report { url: url.into(), aloud: false, checks: Vec::new(), facts: json!({}) };
+    let mut report = Report { url: url.into(), aloud: false, checks: Vec::new(), facts: Map::new() };
     examine(url, &mut report).await;
     report
 }
