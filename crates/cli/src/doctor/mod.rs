@@ -27,8 +27,8 @@ pub(crate) struct DoctorArgs {
 }
 
 const HELP: &str = "\
-Sends messages through a topic of its own and removes it again, then looks at the file and at every group.
-✓ is well, ! is worth a look, ✗ is wrong. Exit code 1 if anything is wrong.
+Sends messages through a topic of its own, which it removes again, and looks at the file and at
+every group. ✓ is well, ! is worth a look, ✗ is wrong. Exit code 1 if anything is wrong.
 
 Examples:
   linchpin doctor sqlite:shop.db
