@@ -66,6 +66,8 @@ impl Member {
         if claims.is_empty() {
             return self.arrived(Ok(Vec::new()));
         }
+        // Where something was, there may be more.
+        lock(&self.state).news = true;
         let core = self.core.clone();
         core.look(move |conn| match read_all(conn, &claims) {
             Ok(read) => self.arrived(Ok(self.packs(claims, read, began))),
