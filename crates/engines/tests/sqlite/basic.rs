@@ -203,6 +203,25 @@ async fn never_more_in_flight_than_allowed_and_slow_members_leave_the_rest() {
 }
 
 #[tokio::test]
+async fn a_backlog_is_drained_without_pauses_also_without_fetching_ahead() {
+    let place = Place::new();
+    let bus = place.open_with("sync=off&poll=10s").await;
+    bus.ensure("t", &TopicOptions::default()).await.unwrap();
+    send(&bus, numbered(0..30)).await;
+    for order in [Order::None, Order::Key, Order::Partition] {
+        let name = SubscribeOptions::group(format!("{order:?}"));
+        let sub = member(&bus, &SubscribeOptions { max_attempts: 1, order, ..name }).await;
+        let began = Instant::now();
+        for _ in 0..30 {
+            let got = get(&*sub, 1).await;
+            ack(&*sub, &got).await;
+        }
+        assert!(began.elapsed() < 5 * SECOND, "{order:?}: {:?}", began.elapsed());
+        sub.close(SECOND).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn one_oversized_message_does_not_hold_back_the_others() {
     let place = Place::new();
     let bus = place.open().await;
