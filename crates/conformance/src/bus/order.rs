@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use linchpin::bus::{Delivery, Order, SubscribeOptions};
+use linchpin::bus::{Delivery, Order, Settle, SubscribeOptions};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -186,6 +186,60 @@ pub(super) async fn partitions_stay_in_order_across_nacks(w: World) {
         }
     }
     assert_each_once(done, count);
+}
+
+pub(super) async fn partitions_stay_in_order(w: World) {
+    let count = 4_000;
+    w.topic("t", 4).await;
+    let diary: Arc<Mutex<BTreeMap<u32, Vec<(u64, u64)>>>> = Arc::default();
+    let len =
+        |diary: &Mutex<BTreeMap<_, Vec<_>>>| diary.lock().unwrap().values().map(Vec::len).sum::<usize>();
+    let options = SubscribeOptions { order: Order::Partition, ..group("g") };
+    let mut members = JoinSet::new();
+    for _ in 0..3 {
+        let (sub, diary, started) = (join(&w.bus, "t", &options).await, diary.clone(), Instant::now());
+        members.spawn(async move {
+            while len(&diary) < 4_000 && started.elapsed() < LONG {
+                let batch = sub.next(50, MOMENT).await.unwrap();
+                for delivery in &batch {
+                    let (place, mut lines) = (delivery.position, diary.lock().unwrap());
+                    lines.entry(place.partition).or_default().push((place.offset.unwrap(), number(delivery)));
+                }
+                ack(&sub, &batch).await;
+            }
+        });
+    }
+    for n in 0..count / 100 {
+        publish_by(&w.bus, "t", n * 100..(n + 1) * 100, |n| n % 40).await;
+    }
+    members.join_all().await;
+    let lines = diary.lock().unwrap();
+    for (partition, line) in &*lines {
+        let broken = line.windows(2).find(|pair| pair[0].0 >= pair[1].0);
+        assert!(broken.is_none(), "partition {partition} is out of order at {broken:?}");
+    }
+    assert_each_once(lines.values().flatten().map(|(_, n)| *n), count);
+}
+
+/// An owner that lives but doesn't settle in time: its messages go on to another, in order, and it can't settle them.
+pub(super) async fn a_silent_owner_is_fenced(w: World) {
+    w.topic("t", 1).await;
+    publish_by(&w.bus, "t", 0..4, |n| n % 2).await;
+    let options = SubscribeOptions { order: Order::Key, ..brief("g") };
+    let silent = join(&w.bus, "t", &options).await;
+    let held = take(&silent, 2).await;
+    let started = Instant::now();
+    let other = join(&w.bus, "t", &options).await;
+    let again = take(&other, 2).await;
+    assert!(started.elapsed() <= LEASE + GRACE, "after {:?}", started.elapsed());
+    assert_eq!((numbers(&again), again[0].attempt), (vec![0, 1], 2));
+    assert!(again[0].fence > held[0].fence, "{} after {}", again[0].fence, held[0].fence);
+    for delivery in &held {
+        fenced(settle(&silent, delivery.receipt, Settle::Ack).await);
+    }
+    silence(&other, MOMENT).await;
+    ack(&other, &again).await;
+    assert_eq!(numbers(&take(&other, 2).await), [2, 3]);
 }
 
 pub(super) async fn members_come_and_go_without_disorder(w: World) {
