@@ -123,6 +123,7 @@ impl Screen {
             for bar in bars.groups.iter().chain([&bars.feed]) {
                 bar.abandon();
             }
+            out::say("");
         }
     }
 }

@@ -5,6 +5,8 @@ mod send;
 mod tail;
 mod wire;
 
+pub(crate) use self::admin::dead_letters;
+
 use std::process::ExitCode;
 use std::time::Duration;
 

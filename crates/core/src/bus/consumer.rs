@@ -18,6 +18,9 @@ use super::{Bus, Delivery, Order, Start, SubscribeOptions, Subscriber};
 use crate::retry::Backoff;
 use crate::{Error, Kind, Result};
 
+/// The most deliveries of one fetch.
+const MAX_FETCH: usize = 1024;
+
 /// Builds a consumer: `bus.consume("orders").group("billing").concurrency(64).run(handler)`.
 ///
 /// Each delivery is handed to the handler; `Ok` acknowledges it, `Err` hands it back with backoff, and at the last attempt it
@@ -52,6 +55,8 @@ pub struct Consumer {
 #[derive(Debug, Clone, Copy)]
 struct Handling {
     concurrency: usize,
+    /// The most deliveries of one fetch, more than there are slots.
+    fetch: usize,
     backoff: Backoff,
     timeout: Duration,
     drain: Duration,
@@ -125,6 +130,7 @@ impl Consumer {
     pub(super) fn new(bus: Bus, topic: &str) -> Self {
         let handling = Handling {
             concurrency: 16,
+            fetch: 0,
             backoff: Backoff::default(),
             timeout: Duration::from_secs(300),
             drain: Duration::from_secs(30),
@@ -153,7 +159,8 @@ impl Consumer {
         self
     }
 
-    /// How many handlers run at once, at least 1. Default 16.
+    /// How many handlers run at once, at least 1. Default 16. Handlers that are done without ever awaiting are fetched for
+    /// in larger batches, up to 1,024.
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.handling.concurrency = handlers.max(1);
         self
@@ -208,10 +215,16 @@ impl Consumer {
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
         let subscriber = self.bus.subscribe(&self.topic, &self.subscribe).await?;
-        let concurrency =
-            if self.subscribe.order == Order::Partition { 1 } else { self.handling.concurrency };
+        // In partition order what comes after a failed message must not be in hand.
+        let (concurrency, fetch) = match self.subscribe.order {
+            Order::Partition => (1, 1),
+            Order::None | Order::Key => {
+                (self.handling.concurrency, MAX_FETCH.min(self.subscribe.max_in_flight))
+            }
+        };
         let handling = Handling {
             concurrency,
+            fetch,
             ack_wait: self.subscribe.ack_wait,
             max_attempts: self.subscribe.max_attempts,
             ..self.handling

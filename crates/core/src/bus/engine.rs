@@ -29,7 +29,7 @@ use crate::{Result, Timestamp};
 /// 7. **Bounds.** Never more than [`max_in_flight`](SubscribeOptions::max_in_flight) unsettled per subscription:
 ///    a slow consumer doesn't grow memory.
 /// 8. **Close.** Closing a subscription hands what is unsettled back at once. What it fetched but never
-///    handed out doesn't count as an attempt.
+///    handed out doesn't count as an attempt, and a close never uses up the last one.
 ///
 /// Retention removes only what is older or beyond what [`TopicOptions`] keep *and* was settled by every group of the
 /// topic: a group that lags delays removal, it doesn't lose.

@@ -11,7 +11,7 @@ use super::layer::Layered;
 use super::layers::AutoCreate;
 use super::{
     BusEngine, Caps, Consumer, Info, Layer, Message, Position, PublishOptions, Publisher, PublisherOptions,
-    Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic,
+    Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic, check_name,
 };
 use crate::telemetry::{PUBLISH_FAILED, PUBLISHED, TRACEPARENT, TraceContext};
 use crate::url::EngineUrl;
@@ -193,6 +193,9 @@ impl Bus {
         messages: Vec<Message>,
         options: &PublishOptions,
     ) -> Vec<Result<Position>> {
+        if let Err(error) = check_name("topic", topic).map_err(|e| e.op("publish")) {
+            return vec![Err(error); messages.len()];
+        }
         let span = tracing::debug_span!("bus.publish", topic, messages = messages.len());
         let results = self.engine.publish(topic, messages, options).instrument(span).await;
         let failed = results.iter().filter(|r| r.is_err()).count();
@@ -214,6 +217,7 @@ impl Bus {
     /// # Errors
     /// `NotFound` without the topic, `Invalid` for options out of range, `Unsupported` for what [`Bus::caps`] exclude.
     pub async fn subscribe(&self, topic: &str, options: &SubscribeOptions) -> Result<Subscriber> {
+        check_name("topic", topic).map_err(|e| e.op("subscribe"))?;
         let subscription = self.engine.subscribe(topic, options).await?;
         Ok(Subscriber::new(subscription, topic, options))
     }

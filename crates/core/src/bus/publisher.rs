@@ -1,5 +1,6 @@
 //! Pipelined publishing: batches by linger and size, bounded memory, an answer per message.
 
+use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -84,9 +85,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    messages: Vec<Message>,
-    batch: Arc<Batch>,
-    since: Option<Instant>,
+    /// What waits to be published, the oldest first. All but the last are full; none is empty.
+    waiting: VecDeque<Filling>,
     /// Bytes accepted and not answered, the batch under way included.
     bytes: usize,
     urgent: bool,
@@ -94,6 +94,14 @@ struct State {
     first_error: Option<Error>,
     /// The batch that is under way, to wait for.
     under_way: Option<Arc<Batch>>,
+}
+
+#[derive(Debug)]
+struct Filling {
+    messages: Vec<Message>,
+    bytes: usize,
+    since: Instant,
+    batch: Arc<Batch>,
 }
 
 #[derive(Debug, Default)]
@@ -176,11 +184,12 @@ impl Publisher {
     pub async fn flush(&self) -> Result<()> {
         let (last, under_way) = {
             let mut state = self.shared.lock();
-            state.urgent = !state.messages.is_empty();
-            let last = state.urgent.then(|| state.batch.clone());
+            let last = state.waiting.back().map(|filling| filling.batch.clone());
+            state.urgent = last.is_some();
             (last, state.under_way.clone())
         };
         self.shared.work.notify_one();
+        // Batches go in order: the last one is behind all others.
         for batch in under_way.iter().chain(&last) {
             batch.wait().await;
         }
@@ -215,34 +224,51 @@ impl Shared {
     }
 
     fn accept(&self, state: &mut State, message: Message, size: usize) -> Stored {
-        let index = state.messages.len();
-        state.messages.push(message);
+        let max = self.options.max_batch;
         state.bytes += size;
-        if index == 0 {
-            state.since = Some(Instant::now());
-            self.work.notify_one();
-        } else if state.messages.len() == self.options.max_batch || self.crowded(state) {
-            self.work.notify_one();
+        let crowded = self.crowded(state);
+        match state.waiting.back_mut().filter(|last| last.messages.len() < max) {
+            Some(last) => {
+                let index = last.messages.len();
+                last.messages.push(message);
+                last.bytes += size;
+                if index + 1 == max || crowded {
+                    self.work.notify_one();
+                }
+                Stored { batch: last.batch.clone(), index }
+            }
+            None => {
+                let batch = Arc::new(Batch::default());
+                let first = Filling {
+                    messages: vec![message],
+                    bytes: size,
+                    since: Instant::now(),
+                    batch: batch.clone(),
+                };
+                state.waiting.push_back(first);
+                self.work.notify_one();
+                Stored { batch, index: 0 }
+            }
         }
-        Stored { batch: state.batch.clone(), index }
     }
 
     /// The next batch, once it is full, flushed, or has lingered; `None` when closed and empty.
-    async fn gather(&self) -> Option<(Vec<Message>, Arc<Batch>)> {
+    async fn gather(&self) -> Option<Filling> {
         loop {
-            let wake = {
+            let due = {
                 let mut state = self.lock();
-                let full = state.messages.len() >= self.options.max_batch || self.crowded(&state);
-                let due = state.since.map(|since| since + self.options.linger);
-                let now =
-                    full || state.urgent || state.closed || due.is_some_and(|due| due <= Instant::now());
+                let hurry = state.urgent || state.closed || self.crowded(&state);
+                let due = state.waiting.front().map(|first| {
+                    let now = hurry || first.messages.len() >= self.options.max_batch;
+                    if now { first.since } else { first.since + self.options.linger }
+                });
                 match due {
-                    Some(_) if now => return Some(state.cut()),
+                    Some(due) if due <= Instant::now() => return state.cut(),
                     None if state.closed => return None,
                     due => due,
                 }
             };
-            match wake {
+            match due {
                 Some(due) => drop(timeout_at(due, self.work.notified()).await),
                 None => self.work.notified().await,
             }
@@ -256,21 +282,17 @@ impl Shared {
 }
 
 impl State {
-    fn cut(&mut self) -> (Vec<Message>, Arc<Batch>) {
-        let capacity = self.messages.len();
-        let messages = std::mem::replace(&mut self.messages, Vec::with_capacity(capacity));
-        let batch = std::mem::take(&mut self.batch);
-        self.since = None;
-        self.urgent = false;
-        self.under_way = Some(batch.clone());
-        (messages, batch)
+    fn cut(&mut self) -> Option<Filling> {
+        let first = self.waiting.pop_front();
+        self.urgent &= !self.waiting.is_empty();
+        self.under_way = first.as_ref().map(|first| first.batch.clone());
+        first
     }
 }
 
 async fn run(shared: Arc<Shared>) {
     let options = PublishOptions { partitioner: shared.options.partitioner };
-    while let Some((messages, batch)) = shared.gather().await {
-        let bytes: usize = messages.iter().map(|m| m.size() + OVERHEAD).sum();
+    while let Some(Filling { messages, bytes, batch, .. }) = shared.gather().await {
         let results = shared.bus.publish_traced(&shared.topic, messages, &options).await;
         {
             let mut state = shared.lock();
@@ -317,6 +339,25 @@ mod tests {
         assert_eq!(offsets[4], Err(Kind::Invalid));
         assert_eq!(publisher.flush().await.unwrap_err().kind(), Kind::Invalid);
         assert!(publisher.flush().await.is_ok(), "the error is told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_batch_is_larger_than_asked_and_a_flush_takes_them_all() {
+        let bus = bus().await;
+        let options = PublisherOptions { max_batch: 4, ..PublisherOptions::default() };
+        let publisher = bus.publisher("t", options);
+        let mut answers = Vec::new();
+        for n in 0..10 {
+            answers.push(publisher.send(Message::new(n.to_string())).await.unwrap());
+        }
+        let sizes: Vec<_> =
+            publisher.shared.lock().waiting.iter().map(|filling| filling.messages.len()).collect();
+        assert_eq!(sizes, [4, 4, 2]);
+        publisher.flush().await.unwrap();
+        assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 10);
+        for (n, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.await.unwrap().offset, Some(n as u64));
+        }
     }
 
     #[tokio::test(start_paused = true)]

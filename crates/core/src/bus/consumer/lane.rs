@@ -1,8 +1,8 @@
 //! One task of a consumer: fetches, runs handlers side by side, keeps their leases alive.
 
 use std::any::Any;
-use std::collections::HashMap;
-use std::future::{Future, poll_fn};
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn, ready};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +24,8 @@ use crate::{Error, Kind, Result};
 
 /// How long one fetch waits for messages.
 const POLL: Duration = Duration::from_secs(5);
+/// How long handlers that never await may keep a lane from its other duties.
+const TURN: Duration = Duration::from_millis(2);
 /// Pause after a fetch that failed.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -39,13 +41,33 @@ pub(super) struct Lane<H> {
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Done = (Receipt, u32, Result<(), Failure>);
 
-/// The handlers a lane has running, and since when each lease was last told to be alive.
+/// What a lane has in hand.
 #[derive(Default)]
 struct Busy {
     works: FuturesUnordered<Work>,
+    /// Fetched, and not begun: every handler slot was taken, or its turn was over.
+    waiting: VecDeque<Delivery>,
+    /// Since when each lease of the above was last told to be alive.
     leases: HashMap<Receipt, Instant, RandomState>,
     finished: Vec<(Receipt, Settle)>,
     rng: fastrand::Rng,
+    appetite: Appetite,
+}
+
+/// How much more than there are free slots is fetched at once: nothing, unless handlers are done faster than messages are
+/// fetched. A handler that awaits keeps what it could be handed with the engine, for other members to take.
+#[derive(Default)]
+struct Appetite(usize);
+
+impl Appetite {
+    fn size(&self, room: usize, most: usize) -> usize {
+        room.max(self.0.min(most))
+    }
+
+    /// After a batch: the slots were all free again at once, or they weren't.
+    fn fed(&mut self, batch: usize, at_once: bool) {
+        self.0 = if at_once { self.0.max(2 * batch) } else { 0 };
+    }
 }
 
 impl<H, F> Lane<H>
@@ -64,19 +86,21 @@ where
     async fn fetch_and_handle(&self, busy: &mut Busy) -> Result<()> {
         let mut stopping = self.stopping.clone();
         let mut beat = self.beat();
-        // A fetch survives the turns of this loop. Meanwhile handlers only finish, so the room it asked for is there.
+        // A fetch survives the turns of this loop. Meanwhile handlers only finish; what finds no slot waits.
         let mut fetch = std::pin::pin!(Fuse::terminated());
         loop {
             let room = self.handling.concurrency - busy.works.len();
-            if fetch.is_terminated() && room > 0 {
-                fetch.set(fetch_some(&self.subscriber, room).fuse());
+            if fetch.is_terminated() && room > 0 && busy.waiting.is_empty() {
+                let size = busy.appetite.size(room, self.handling.fetch);
+                fetch.set(fetch_some(&self.subscriber, size).fuse());
             }
             tokio::select! {
                 biased;
                 () = async { drop(stopping.wait_for(|stop| *stop).await) } => return Ok(()),
                 Some(done) = busy.works.next(), if !busy.works.is_empty() => self.finish(busy, done),
-                batch = fetch.as_mut(), if !fetch.is_terminated() => self.begin(busy, batch?).await,
                 _ = beat.tick() => self.extend(busy),
+                () = ready(()), if room > 0 && !busy.waiting.is_empty() => self.begin(busy).await,
+                batch = fetch.as_mut(), if !fetch.is_terminated() => self.arrived(busy, batch?).await,
             }
             self.settles.push(&mut busy.finished);
         }
@@ -84,10 +108,13 @@ where
 
     async fn drain(&self, busy: &mut Busy) {
         let mut beat = self.beat();
-        while !busy.works.is_empty() {
+        while !(busy.works.is_empty() && busy.waiting.is_empty()) {
+            let room = self.handling.concurrency - busy.works.len();
             tokio::select! {
-                Some(done) = busy.works.next() => self.finish(busy, done),
+                biased;
                 _ = beat.tick() => self.extend(busy),
+                () = ready(()), if room > 0 && !busy.waiting.is_empty() => self.begin(busy).await,
+                Some(done) = busy.works.next() => self.finish(busy, done),
             }
             self.settles.push(&mut busy.finished);
         }
@@ -99,12 +126,28 @@ where
         beat
     }
 
-    /// Starts a handler for each delivery. One that is done at its first poll never becomes a task of its own.
-    async fn begin(&self, busy: &mut Busy, batch: Vec<Delivery>) {
-        for delivery in batch {
-            if delivery.attempt > 1 {
-                self.counters.redelivered.fetch_add(1, Ordering::Relaxed);
-            }
+    async fn arrived(&self, busy: &mut Busy, batch: Vec<Delivery>) {
+        if batch.is_empty() {
+            return;
+        }
+        let size = batch.len();
+        let again = batch.iter().filter(|delivery| delivery.attempt > 1).count();
+        self.counters.redelivered.fetch_add(again as u64, Ordering::Relaxed);
+        busy.waiting.extend(batch);
+        self.begin(busy).await;
+        busy.appetite.fed(size, busy.works.is_empty() && busy.waiting.is_empty());
+        let now = Instant::now();
+        for delivery in &busy.waiting {
+            busy.leases.insert(delivery.receipt, now);
+        }
+    }
+
+    /// Starts handlers while there are slots, for one turn. One that is done at its first poll never becomes a task of
+    /// its own.
+    async fn begin(&self, busy: &mut Busy) {
+        let began = Instant::now();
+        while busy.works.len() < self.handling.concurrency && began.elapsed() < TURN {
+            let Some(delivery) = busy.waiting.pop_front() else { return };
             let receipt = delivery.receipt;
             let mut work = self.work(delivery);
             match poll_fn(|cx| Poll::Ready(work.poll_unpin(cx))).await {

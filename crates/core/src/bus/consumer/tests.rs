@@ -172,3 +172,54 @@ async fn a_removed_topic_ends_the_consumer() {
     bus.remove("t", None).await.unwrap();
     assert_eq!(running.wait().await.unwrap_err().kind(), crate::Kind::NotFound);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_for_handlers_that_turn_slow_waits_its_turn_alive() {
+    let bus = bus(1500).await;
+    let (begun, now, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let counted = (begun.clone(), now.clone(), most.clone());
+    let consumer = bus.consume("t").group("g").concurrency(2).ack_wait(Duration::from_secs(1));
+    let running = consumer.run(move |_| {
+        let (begun, now, most) = counted.clone();
+        async move {
+            // The first thousand are done at once, so more and more are fetched; then each takes its time.
+            if begun.fetch_add(1, Ordering::SeqCst) >= 1000 {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                now.fetch_sub(1, Ordering::SeqCst);
+            }
+            Ok(())
+        }
+    });
+    let running = running.await.unwrap();
+    while running.totals().acked < 1500 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((begun.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (1500, 2));
+    let totals = running.stop().await.unwrap();
+    assert_eq!((totals.acked, totals.redelivered, totals.lost), (1500, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_handles_what_was_fetched() {
+    let bus = bus(1500).await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = begun.clone();
+    let running = bus.consume("t").group("g").concurrency(2).run(move |_| {
+        let n = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if n >= 1000 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        }
+    });
+    let running = running.await.unwrap();
+    while begun.load(Ordering::SeqCst) < 1010 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let totals = running.stop().await.unwrap();
+    let begun = begun.load(Ordering::SeqCst) as u64;
+    assert_eq!((totals.acked, totals.lost), (begun, 0));
+    assert_eq!(lag(&bus).await, (1500 - begun, 0));
+}

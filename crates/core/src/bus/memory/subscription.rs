@@ -91,7 +91,8 @@ impl MemorySubscription {
             };
             let origin = Origin { topic: &self.topic, group, position, attempts };
             let letter = dead_letter(stored.message.clone(), origin, &reason, now);
-            let new = || Topic::new(TopicOptions { partitions: 1, ..TopicOptions::default() });
+            let new =
+                || Topic::new(TopicOptions { partitions: 1, retention_age: None, ..TopicOptions::default() });
             let dead = state.topics.entry(dead_topic(&self.topic, group)).or_insert_with(new);
             let partition = murmur2(letter.id.as_bytes()) % dead.log.partitions();
             dead.log.append(partition, letter, now);
