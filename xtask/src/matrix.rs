@@ -58,7 +58,7 @@ pub(crate) fn write() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fails if a cell isn't as expected, or a file isn't what [`write`] would make of the last run.
+/// Fails if a cell isn't as expected, or a file isn't what `write` would make of the last run.
 pub(crate) fn check() -> Result<(), Failure> {
     let results = read_results()?;
     let expected = read_expected()?;
