@@ -24,7 +24,11 @@ const STEPS: [Step; 6] = [
     Step { name: "docs", thorough: true, args: &["doc", "--workspace", "--no-deps"] },
     Step { name: "unit tests", thorough: false, args: &["test", "--workspace", "--lib", "--bins"] },
     Step { name: "documentation examples", thorough: true, args: &["test", "--workspace", "--doc"] },
-    Step { name: "conformance", thorough: true, args: &["test", "--workspace", "--test", "*"] },
+    Step {
+        name: "integration tests and conformance",
+        thorough: true,
+        args: &["test", "--workspace", "--test", "*"],
+    },
 ];
 
 /// What the test programs said, added up.

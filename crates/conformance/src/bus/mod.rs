@@ -40,6 +40,7 @@ pub(crate) const CASES: &[Case] = cases! {
     travel::an_empty_fetch_waits_as_long_as_asked => Timing [Groups]
     travel::a_fetch_is_no_larger_than_asked => Basic [Groups]
     travel::a_slow_consumer_is_bounded => Basic [Groups]
+    travel::several_tasks_fetch_from_one_subscription => Race [Groups]
     travel::cancelled_fetches_lose_nothing => Race [Groups]
 
     topics::ensure_is_idempotent => Basic []
@@ -81,6 +82,8 @@ pub(crate) const CASES: &[Case] = cases! {
     order::keys_stay_in_order_across_the_death_of_their_owner => Timing [Groups Ordered Redelivery]
     order::a_poison_key_does_not_block_others => Basic [Groups Ordered Redelivery]
     order::partitions_stay_in_order_across_nacks => Basic [Groups Ordered Redelivery]
+    order::partitions_stay_in_order => Race [Groups Ordered Offsets]
+    order::a_silent_owner_is_fenced => Timing [Groups Ordered Redelivery]
     order::members_come_and_go_without_disorder => Race [Groups Ordered]
     order::a_later_owner_has_a_larger_fence => Basic [Groups Ordered]
     order::members_share_partitions_fairly => Timing [Groups Ordered]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use linchpin::bus::{Delivery, Order, SubscribeOptions};
+use linchpin::bus::{Delivery, Order, Settle, SubscribeOptions};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -15,26 +15,40 @@ fn key(delivery: &Delivery) -> String {
     String::from_utf8_lossy(delivery.message.key.as_deref().unwrap()).into_owned()
 }
 
-/// The numbers in the order they were done with, from all members: a key has one order wherever it is handled.
-#[derive(Clone, Default)]
-struct Diary(Arc<Mutex<BTreeMap<String, Vec<u64>>>>);
+/// Per key or partition, in the order they were done with: the place in the order that must be kept, and the number.
+type Lines = BTreeMap<String, Vec<(u64, u64)>>;
+
+/// What all members are done with: a key, or a partition, has one order wherever it is handled.
+#[derive(Clone)]
+struct Diary {
+    order: Order,
+    lines: Arc<Mutex<Lines>>,
+}
 
 impl Diary {
+    fn of(order: Order) -> Self {
+        Self { order, lines: Arc::default() }
+    }
+
     fn done(&self, delivery: &Delivery) {
-        self.0.lock().unwrap().entry(key(delivery)).or_default().push(number(delivery));
+        let (line, place) = match self.order {
+            Order::Partition => (delivery.position.partition.to_string(), delivery.position.offset.unwrap()),
+            _ => (key(delivery), number(delivery)),
+        };
+        self.lines.lock().unwrap().entry(line).or_default().push((place, number(delivery)));
     }
 
     fn len(&self) -> u64 {
-        self.0.lock().unwrap().values().map(|line| line.len() as u64).sum()
+        self.lines.lock().unwrap().values().map(|line| line.len() as u64).sum()
     }
 
     fn assert_ordered(&self, count: u64) {
-        let lines = self.0.lock().unwrap();
-        for (key, line) in &*lines {
-            let broken = line.windows(2).position(|pair| pair[0] >= pair[1]);
-            assert!(broken.is_none(), "key {key} is out of order at {:?} of {line:?}", broken.unwrap());
+        let lines = self.lines.lock().unwrap();
+        for (name, line) in &*lines {
+            let broken = line.windows(2).find(|pair| pair[0].0 >= pair[1].0);
+            assert!(broken.is_none(), "{:?} {name} is out of order at {broken:?}: {line:?}", self.order);
         }
-        assert_each_once(lines.values().flatten().copied(), count);
+        assert_each_once(lines.values().flatten().map(|(_, n)| *n), count);
     }
 }
 
@@ -52,7 +66,7 @@ async fn handle(sub: Sub, diary: Diary, until: u64) {
 pub(super) async fn keys_stay_in_order(w: World) {
     let count = 16_000;
     w.topic("t", 8).await;
-    let diary = Diary::default();
+    let diary = Diary::of(Order::Key);
     let mut members = JoinSet::new();
     for _ in 0..4 {
         members.spawn(handle(join(&w.bus, "t", &by_key("g")).await, diary.clone(), count));
@@ -101,7 +115,7 @@ pub(super) async fn keys_stay_in_order_across_nacks(w: World) {
     w.topic("t", 2).await;
     publish_by(&w.bus, "t", 0..count, |n| n % 5).await;
     let sub = join(&w.bus, "t", &by_key("g")).await;
-    let diary = Diary::default();
+    let diary = Diary::of(Order::Key);
     while diary.len() < count {
         let batch = sub.next(32, SOON).await.unwrap();
         assert!(!batch.is_empty(), "stuck after {}", diary.len());
@@ -123,7 +137,7 @@ pub(super) async fn keys_stay_in_order_across_the_death_of_their_owner(w: World)
     publish_by(&w.bus, "t", 0..count, |n| n % 6).await;
     let options = SubscribeOptions { order: Order::Key, ..brief("g") };
     let dying = join(&w.bus, "t", &options).await;
-    let diary = Diary::default();
+    let diary = Diary::of(Order::Key);
     // It dies with one of each key in hand, some of them behind others it is done with.
     let held = take(&dying, 6).await;
     held[..3].iter().for_each(|d| diary.done(d));
@@ -188,10 +202,47 @@ pub(super) async fn partitions_stay_in_order_across_nacks(w: World) {
     assert_each_once(done, count);
 }
 
+pub(super) async fn partitions_stay_in_order(w: World) {
+    let count = 4_000;
+    w.topic("t", 4).await;
+    let diary = Diary::of(Order::Partition);
+    let options = SubscribeOptions { order: Order::Partition, ..group("g") };
+    let mut members = JoinSet::new();
+    for _ in 0..3 {
+        members.spawn(handle(join(&w.bus, "t", &options).await, diary.clone(), count));
+    }
+    for n in 0..count / 100 {
+        publish_by(&w.bus, "t", n * 100..(n + 1) * 100, |n| n % 40).await;
+    }
+    members.join_all().await;
+    diary.assert_ordered(count);
+}
+
+/// An owner that lives but doesn't settle in time: its messages go on to another, in order, and it can't settle them.
+pub(super) async fn a_silent_owner_is_fenced(w: World) {
+    w.topic("t", 1).await;
+    publish_by(&w.bus, "t", 0..4, |n| n % 2).await;
+    let options = SubscribeOptions { order: Order::Key, ..brief("g") };
+    let silent = join(&w.bus, "t", &options).await;
+    let held = take(&silent, 2).await;
+    let started = Instant::now();
+    let other = join(&w.bus, "t", &options).await;
+    let again = take(&other, 2).await;
+    assert!(started.elapsed() <= LEASE + GRACE, "after {:?}", started.elapsed());
+    assert_eq!((numbers(&again), again[0].attempt), (vec![0, 1], 2));
+    assert!(again[0].fence > held[0].fence, "{} after {}", again[0].fence, held[0].fence);
+    for delivery in &held {
+        fenced(settle(&silent, delivery.receipt, Settle::Ack).await);
+    }
+    silence(&other, MOMENT).await;
+    ack(&other, &again).await;
+    assert_eq!(numbers(&take(&other, 2).await), [2, 3]);
+}
+
 pub(super) async fn members_come_and_go_without_disorder(w: World) {
     let count = 6_000;
     w.topic("t", 8).await;
-    let (diary, started) = (Diary::default(), Instant::now());
+    let (diary, started) = (Diary::of(Order::Key), Instant::now());
     let mut members = JoinSet::new();
     let publishing = async {
         for n in 0..count / 100 {

@@ -173,6 +173,30 @@ pub(super) async fn a_slow_consumer_is_bounded(w: World) {
     assert_each_once([held, more, rest].iter().flat_map(|d| numbers(d)), 100);
 }
 
+pub(super) async fn several_tasks_fetch_from_one_subscription(w: World) {
+    w.topic("t", 4).await;
+    let sub = Arc::new(join(&w.bus, "t", &SubscribeOptions { max_in_flight: 64, ..group("g") }).await);
+    let mut tasks = JoinSet::new();
+    for _ in 0..8 {
+        let sub = sub.clone();
+        tasks.spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let batch = sub.next(20, MOMENT * 2).await.unwrap();
+                if batch.is_empty() {
+                    return mine;
+                }
+                ack(&sub, &batch).await;
+                mine.extend(numbers(&batch));
+            }
+        });
+    }
+    for n in 0..20 {
+        publish(&w.bus, "t", n * 100..(n + 1) * 100).await;
+    }
+    assert_each_once(tasks.join_all().await.concat(), 2_000);
+}
+
 pub(super) async fn cancelled_fetches_lose_nothing(w: World) {
     w.topic("t", 4).await;
     let sub = join(&w.bus, "t", &group("g")).await;

@@ -240,7 +240,7 @@ pub enum Order {
     /// unsettled. Messages without a key, and other keys, go on.
     Key,
     /// A partition's messages come in publish order, several in hand at once. After a nack nothing later comes before
-    /// that message is settled; what is already in hand is the holder's to put in order.
+    /// that message does; what is already in hand is the holder's to put in order.
     Partition,
 }
 
