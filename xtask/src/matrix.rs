@@ -1,6 +1,7 @@
 //! `cargo xtask matrix`: from what the conformance run found to what the project claims.
 
 mod page;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,7 +58,7 @@ pub(crate) fn write() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fails if a cell isn't as expected, or a file isn't what [`write`] would make of the last run.
+/// Fails if a cell isn't as expected, or a file isn't what [`write()`] would make of the last run.
 pub(crate) fn check() -> Result<(), Failure> {
     let results = read_results()?;
     let expected = read_expected()?;
@@ -89,12 +90,14 @@ fn read_expected() -> Result<Expected, Failure> {
 }
 
 /// Every file that is generated, with its content.
-fn files(results: &Results) -> Result<[(PathBuf, String); 3], Failure> {
+fn files(results: &Results) -> Result<[(PathBuf, String); 4], Failure> {
     let json = |value: String| value + "\n";
+    let readme = fs::read_to_string(root().join("README.md")).map_err(|e| format!("README.md: {e}"))?;
     Ok([
         (root().join(EXPECTED), json(serde_json::to_string_pretty(&outcomes(results))?)),
         (root().join("docs/matrix.json"), json(serde_json::to_string_pretty(results)?)),
         (root().join("docs/matrix.md"), page::write(results)),
+        (root().join("README.md"), summary::insert(&readme, results)?),
     ])
 }
 

@@ -38,7 +38,8 @@ pub(crate) fn run(quick: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let mut totals = Totals::default();
     let outcome = run_steps(quick, &mut totals);
-    println!("\n{} passed, {} failed, in {:.0?}", totals.passed, totals.failed, started.elapsed());
+    println!("\nin {:.0?}", started.elapsed());
+    println!("{} passed, {} failed", totals.passed, totals.failed);
     outcome
 }
 

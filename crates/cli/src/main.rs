@@ -2,6 +2,7 @@
 
 #[cfg(feature = "sqlite")]
 mod demo;
+mod doctor;
 mod out;
 mod topic;
 
@@ -29,6 +30,8 @@ enum Command {
     /// Create, list, fill, read and clear topics
     #[command(subcommand)]
     Topic(topic::Command),
+    /// Tell what is wrong with engines
+    Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
     #[cfg(feature = "sqlite")]
     Demo(demo::DemoArgs),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Topic(command) => topic::run(command, cli.json).await,
+        Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,
         #[cfg(feature = "sqlite")]

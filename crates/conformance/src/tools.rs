@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// How long a case waits for what should come at once.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+/// How long a case waits for much to come from many.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// How long a case waits to see that nothing comes.
 pub(crate) const MOMENT: Duration = Duration::from_millis(200);
 /// The shortest lease there is.

@@ -39,7 +39,7 @@ pub(super) fn write(results: &Results) -> String {
     }
     page.push_str(BROKEN);
     for broken in &results.broken {
-        line(&mut page, &[&words(&broken.engine), &words(&broken.caught_by)]);
+        line(&mut page, &[words(&broken.engine), words(&broken.caught_by)]);
     }
     page
 }
@@ -79,7 +79,8 @@ fn reasons(page: &mut String, rows: &[&Row]) {
     }
 }
 
-fn line(page: &mut String, cells: &[&str]) {
+pub(super) fn line<S: AsRef<str>>(page: &mut String, cells: &[S]) {
+    let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
     let _ = writeln!(page, "| {} |", cells.join(" | "));
 }
 
@@ -87,7 +88,7 @@ fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 
-fn rank(class: &str) -> u8 {
+pub(super) fn rank(class: &str) -> u8 {
     match class {
         "basic" => 0,
         "race" => 1,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use csv::ByteRecord;
-use linchpin::bus::{Bus, DEAD_REASON, Order, Start, SubscribeOptions, dead_topic};
+use linchpin::bus::{Bus, DEAD_REASON, Delivery, Settle, Start, SubscribeOptions, dead_topic};
 use linchpin::{Error, Kind, Result};
 use rusqlite::Connection;
 use serde::Serialize;
@@ -292,8 +292,7 @@ pub(super) async fn letters(bus: &Bus, topic: &str, role: Role) -> Result<Letter
         Err(e) if e.kind() == Kind::NotFound => return Ok(Letters::new()),
         stats => stats?.first().map_or(0, |stats| stats.messages),
     };
-    let options =
-        SubscribeOptions { start: Start::Oldest, order: Order::None, ..SubscribeOptions::broadcast() };
+    let options = SubscribeOptions { start: Start::Oldest, ..SubscribeOptions::broadcast() };
     let subscriber = bus.subscribe(&dead, &options).await?;
     let mut letters = Letters::new();
     while left > 0 {
@@ -302,12 +301,12 @@ pub(super) async fn letters(bus: &Bus, topic: &str, role: Role) -> Result<Letter
             break;
         }
         left = left.saturating_sub(batch.len() as u64);
-        for delivery in batch {
-            let message = &delivery.message;
+        for Delivery { message, .. } in &batch {
             let reason = message.headers.text(DEAD_REASON).unwrap_or_default().to_owned();
             letters.insert(message.id.to_string(), (message.payload.to_vec(), reason));
-            subscriber.ack(delivery).await?;
         }
+        let done = batch.into_iter().map(|delivery| (delivery, Settle::Ack)).collect();
+        subscriber.settle(done).await.into_iter().collect::<Result<()>>()?;
     }
     subscriber.close(Duration::from_secs(5)).await?;
     Ok(letters)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{join_all, select_all};
 use linchpin::{Error, Kind, Result};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
@@ -13,8 +14,8 @@ use tokio::sync::watch;
 use super::screen::Screen;
 use super::worker::{AGAIN, BUSY, IDLE, Job, Role};
 
-/// How long a kill waits for its victim to be at work.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a kill waits for somebody to be at work.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// How long a worker may take to stop.
 const STOP: Duration = Duration::from_secs(15);
 /// So many workers may end by themselves before the demo gives up.
@@ -85,30 +86,42 @@ impl Crew {
         Ok(Worker { role, pid, child, stdin, busy })
     }
 
-    /// Kills a worker with SIGKILL, in the middle of its work if it gets any within half a second, and starts another.
+    /// Kills a worker with SIGKILL in the middle of its work, and starts another; `false` if none was at work within a
+    /// tenth of a second. With `idle` one that waits for work is killed then.
     ///
     /// # Errors
     /// `Unexpected` if the other can't be started.
-    pub(super) async fn kill(&mut self) -> Result<()> {
-        // The roles take turns, the victim is drawn.
+    pub(super) async fn kill(&mut self, idle: bool) -> Result<bool> {
+        // The groups take turns; who is hit is chance.
         let role = if self.kills.is_multiple_of(2) { Role::Stock } else { Role::Tables };
-        let mut victims: Vec<_> = self.workers.iter_mut().filter(|w| w.role == role).collect();
-        let drawn = fastrand::usize(..victims.len().max(1));
-        let Some(victim) = victims.get_mut(drawn) else { return Ok(()) };
-        let at_work = matches!(tokio::time::timeout(PATIENCE, victim.busy.wait_for(|b| *b)).await, Ok(Ok(_)));
-        let _ = victim.child.start_kill();
-        let _ = victim.child.wait().await;
-        let killed = victim.pid;
+        fastrand::shuffle(&mut self.workers);
+        let of_role = self.workers.iter_mut().enumerate().filter(|(_, worker)| worker.role == role);
+        let at_work = of_role.map(|(n, worker)| {
+            Box::pin(async move {
+                // A worker that ended says nothing any more.
+                if worker.busy.wait_for(|busy| *busy).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                n
+            })
+        });
+        let found = tokio::time::timeout(PATIENCE, select_all(at_work)).await.ok().map(|(n, ..)| n);
+        let waiting = || self.workers.iter().position(|worker| worker.role == role).filter(|_| idle);
+        let Some(worker) = found.or_else(waiting).and_then(|n| self.workers.get_mut(n)) else {
+            return Ok(false);
+        };
+        let _ = worker.child.start_kill();
+        let _ = worker.child.wait().await;
+        let killed = worker.pid;
         self.kills += 1;
         let new = self.spawn(role).await?;
-        let doing = if at_work { "in mid-work" } else { "while it waited" };
-        let (name, pid) = (role.group(), new.pid);
-        self.screen
-            .kill(self.kills, &format!("{name} worker {killed} killed {doing}, {pid} takes its place"));
-        if let Some(worker) = self.workers.iter_mut().find(|w| w.pid == killed) {
+        let (group, doing) = (role.group(), if found.is_some() { "in mid-work" } else { "while it waited" });
+        let what = format!("{group} worker {killed} killed {doing}, {} takes its place", new.pid);
+        self.screen.kill(self.kills, &what);
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == killed) {
             *worker = new;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Replaces workers that ended by themselves.
@@ -151,7 +164,7 @@ impl Crew {
                 let _ = child.kill().await;
             }
         });
-        futures_util::future::join_all(stopping).await;
+        join_all(stopping).await;
     }
 }
 

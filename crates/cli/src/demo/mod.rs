@@ -53,10 +53,13 @@ pub(crate) struct DemoArgs {
 }
 
 const HELP: &str = "\
-Replays invoices of a real shop (Online Retail, Daqing Chen, UCI Machine Learning Repository, 2015, CC BY 4.0), each
-one an order keyed by its customer. Two groups of worker processes consume them: `stock` books each order once into
-stock balances, `tables` lands orders and order lines through a pipe. Rows that are no sale become dead letters.
-Workers are killed with SIGKILL in the middle of their work. In the end the tables are held against the input file.
+Replays the invoices of a real shop, each an order keyed by its customer. Two groups of worker
+processes consume them: `stock` books each order once into stock balances, `tables` lands orders
+and order lines through a pipe. Rows that are no sale become dead letters. Workers are killed with
+SIGKILL in the middle of their work. In the end the tables are held against the input file.
+
+Data: Online Retail, Daqing Chen, UCI Machine Learning Repository, 2015, doi:10.24432/C5BW33,
+CC BY 4.0.
 
 Examples:
   linchpin demo

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use linchpin::bus::dead_topic;
+use linchpin::url::EngineUrl;
 use linchpin::{Bus, Error, Kind, Result};
 use tempfile::TempDir;
 
@@ -17,7 +18,7 @@ pub(super) struct Place {
     /// Removed with everything in it; none if the folder is kept.
     temporary: Option<TempDir>,
     /// Whether the bus isn't in the folder.
-    pub(super) elsewhere: bool,
+    elsewhere: bool,
 }
 
 impl Place {
@@ -60,6 +61,14 @@ impl Place {
     /// Whether the databases stay.
     pub(super) fn stays(&self) -> bool {
         self.temporary.is_none()
+    }
+
+    /// The URL of the bus, without secrets.
+    pub(super) fn shown(&self) -> String {
+        match self.url.parse::<EngineUrl>() {
+            Ok(url) if self.elsewhere => url.to_string(),
+            _ => self.url.clone(),
+        }
     }
 
     /// Removes the topics from a bus that isn't in the folder, unless everything is kept. The folder goes with `self`.

@@ -75,19 +75,24 @@ fn mark(good: bool) -> StyledObject<&'static str> {
 }
 
 fn next_steps(place: &Place) {
-    let say = |command: &str, what: &str| {
-        out::say(format_args!("  {command:<64} {}", style(format!("# {what}")).dim().for_stderr()))
-    };
-    out::say("\nNext:");
-    if place.stays() {
-        let (url, topic, shop) = (&place.url, &place.topic, place.shop.display());
-        say(&format!("linchpin topic stat {url} {topic}"), "both groups are through");
-        say(&format!("linchpin topic tail {url} {topic}.stock.dead -n 3"), "rows that are no sale, and why");
-        say(&format!("sqlite3 {shop} 'SELECT * FROM stock LIMIT 5'"), "what the workers wrote");
-        say(&format!("linchpin doctor {url}"), "is this bus well?");
+    let Place { topic, shop, .. } = place;
+    let steps = if place.stays() {
+        let url = place.shown();
+        vec![
+            format!("linchpin topic stat {url} {topic}"),
+            format!("linchpin topic tail {url} {topic}.stock.dead -n 3"),
+            format!("linchpin doctor {url}"),
+            format!("sqlite3 {} 'SELECT * FROM stock LIMIT 5'", shop.display()),
+        ]
     } else {
-        say("linchpin demo --keep ./demo", "the same, and look into the databases afterwards");
-        say("linchpin demo --kills 20 --rate 0", "harder");
-        say("linchpin topic --help", "topics of your own");
-    }
+        [
+            "linchpin demo --kills 20 --rate 0     # harder: everything at once",
+            "linchpin demo --keep ./demo           # the same again, and the databases stay",
+            "linchpin topic --help                 # topics of your own",
+            "cargo xtask test                      # every claim, checked on this machine",
+        ]
+        .map(str::to_owned)
+        .into()
+    };
+    out::say(format_args!("\nNext:\n  {}", steps.join("\n  ")));
 }

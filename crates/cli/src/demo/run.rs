@@ -19,6 +19,8 @@ use super::worker::Role;
 
 /// How often the run is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long a kill that is due waits for somebody to be at work: longer than a dead worker's messages stay away.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Without any progress for so long the run is over, and the audit tells what is missing.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -77,6 +79,7 @@ impl<'a> Run<'a> {
     /// What feeding, looking or starting workers says.
     pub(super) async fn watch(&mut self, mut feed: Feed) -> Result<()> {
         let mut moved = (Instant::now(), Now::default());
+        let mut due_since = None;
         loop {
             let fed = feed.done()?;
             let now = self.look(feed.fed.load(Ordering::Relaxed)).await?;
@@ -94,7 +97,11 @@ impl<'a> Run<'a> {
             }
             self.crew.tend().await?;
             if now.kills < self.kills && self.is_due(&now) {
-                self.crew.kill().await?;
+                let due = *due_since.get_or_insert_with(Instant::now);
+                let idle = due.elapsed() > PATIENCE || (fed && open == 0);
+                if self.crew.kill(idle).await? {
+                    due_since = None;
+                }
             } else {
                 tokio::time::sleep(LOOK).await;
             }

@@ -123,6 +123,7 @@ impl Screen {
             for bar in bars.groups.iter().chain([&bars.feed]) {
                 bar.abandon();
             }
+            out::say("");
         }
     }
 }
@@ -156,7 +157,7 @@ impl Bars {
         for (bar, group) in self.groups.iter().zip([now.stock, now.tables]) {
             bar.set_position(group.settled());
             let Group { lag, in_flight, dead, .. } = group;
-            bar.set_message(format!("lag {lag:<4} in flight {in_flight:<4} dead letters {dead}"));
+            bar.set_message(format!("lag {lag:<4} in flight {in_flight:<4} dead {dead}"));
         }
         self.foot.set_message(format!(
             "killed {}/{kills}, redelivered {}",

@@ -5,6 +5,8 @@ mod send;
 mod tail;
 mod wire;
 
+pub(crate) use self::admin::dead_letters;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,11 +52,13 @@ Examples:
   linchpin topic create sqlite:shop.db orders --partitions 8
   linchpin topic create sqlite:shop.db audit --retention none --max-size 64KiB
 
-On a topic that is there, what you name changes and the rest stays; the number of partitions can't change.";
+On a topic that is there, what you name changes and the rest stays; the number of partitions
+can't change.";
 
 const STAT: &str = "\
-A group's columns: lag, messages it was never handed; in flight, in hand of a member; waiting, failed and to be tried
-again; dead, dead letters that wait in <topic>.<group>.dead for `linchpin topic redrive`.";
+Columns of a group: LAG, messages it was never handed; IN FLIGHT, in hand of a member; WAITING,
+failed and to be tried again; DEAD, dead letters that wait in <topic>.<group>.dead for
+`linchpin topic redrive`.";
 
 const SEND: &str = "\
 Examples:
@@ -63,9 +67,10 @@ Examples:
   linchpin topic send sqlite:shop.db log --lines < app.log
   linchpin topic tail sqlite:a.db orders | linchpin topic send sqlite:b.db orders
 
-Without PAYLOAD each line is a JSON object: payload (text) or payload_base64, and optionally key or key_base64, id,
-headers {\"name\": \"value\"} and delay (\"5s\"). What else `tail` prints (partition, offset, time, attempt) is ignored.
-A line that can't be sent ends the run: the error names it and says how many messages were stored.";
+Without PAYLOAD each line is a JSON object: payload (text) or payload_base64, and optionally key or
+key_base64, id, headers {\"name\": \"value\"} and delay (\"5s\"). What else `tail` prints (partition,
+offset, time, attempt) is ignored. A line that can't be sent ends the run: the error names it and
+says how many messages were stored.";
 
 const TAIL: &str = "\
 Examples:
@@ -74,9 +79,9 @@ Examples:
   linchpin topic tail sqlite:shop.db orders --from 3/1200
   linchpin topic tail sqlite:shop.db orders.billing.dead | jq -r '.headers[\"lp-dead-reason\"]'
 
-Without --group it only looks: nothing is consumed. With --group it is a member of the group, and what it prints is
-done. Without --follow it ends when it has printed what is there. What isn't UTF-8 is printed in base64, under
-payload_base64 and key_base64.";
+Without --group it only looks: nothing is consumed. With --group it is a member of the group, and
+what it prints is done. Without --follow it ends when it has printed what is there. What isn't
+UTF-8 is printed in base64, under payload_base64 and key_base64.";
 
 const REDRIVE: &str = "\
 Examples:

@@ -1,5 +1,6 @@
 //! Sending messages, one or many.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use linchpin::bus::{Message, Publisher, PublisherOptions, Stored};
 use linchpin::{Bus, Error, Kind, Result, TopicOptions};
 use serde_json::json;
@@ -123,10 +124,7 @@ async fn send_lines(bus: &Bus, topic: &str, reader: Reader) -> Result<Outcome> {
     let started = Instant::now();
     let publisher = bus.publisher(topic, PublisherOptions::default());
     let mut answers = Answers::start();
-    let read = tokio::select! {
-        read = feed(&publisher, &reader, &mut answers) => read,
-        () = interrupted() => Err((answers.sent + 1, "interrupted before it was sent".to_owned())),
-    };
+    let read = feed(&publisher, &reader, &mut answers).await;
     // Each message's own answer says what became of it.
     let _ = publisher.close().await;
     let mut count = answers.finish().await?;
@@ -137,12 +135,18 @@ async fn send_lines(bus: &Bus, topic: &str, reader: Reader) -> Result<Outcome> {
     Ok(Outcome { count, failed, took: started.elapsed() })
 }
 
-/// Sends line by line until the end, or the first line that can't be sent.
+/// Sends line by line until the end, an interruption, or the first line that can't be sent.
 async fn feed(publisher: &Publisher, reader: &Reader, answers: &mut Answers) -> Result<(), (u64, String)> {
     let mut lines = read_stdin();
-    let mut number = 0;
-    while let Some(line) = lines.recv().await {
-        number += 1;
+    let mut interrupted = std::pin::pin!(interrupted());
+    for number in 1_u64.. {
+        // Only between lines: what was accepted is counted.
+        let line = tokio::select! {
+            biased;
+            () = &mut interrupted => return Err((number, "interrupted before it was sent".into())),
+            line = lines.recv() => line,
+        };
+        let Some(line) = line else { break };
         let line = line.map_err(|e| (number, format!("can't read standard input: {e}")))?;
         if answers.failed.load(Ordering::Relaxed) {
             break;
@@ -181,7 +185,6 @@ fn read_stdin() -> mpsc::Receiver<io::Result<Vec<u8>>> {
 struct Answers {
     tell: mpsc::Sender<(u64, Stored)>,
     failed: Arc<AtomicBool>,
-    sent: u64,
     counting: JoinHandle<Count>,
 }
 
@@ -199,11 +202,10 @@ impl Answers {
     fn start() -> Self {
         let (tell, answers) = mpsc::channel(1 << 16);
         let failed = Arc::new(AtomicBool::new(false));
-        Self { tell, counting: tokio::spawn(count(answers, failed.clone())), failed, sent: 0 }
+        Self { tell, counting: tokio::spawn(count(answers, failed.clone())), failed }
     }
 
     async fn add(&mut self, line: u64, stored: Stored) {
-        self.sent = line;
         // The counting task ends last.
         let _ = self.tell.send((line, stored)).await;
     }
@@ -215,10 +217,13 @@ impl Answers {
 }
 
 async fn count(mut answers: mpsc::Receiver<(u64, Stored)>, failed: Arc<AtomicBool>) -> Count {
-    let style = ProgressStyle::with_template("{spinner} {human_pos} stored  {per_sec}  {elapsed}");
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = style {
-        bar.set_style(style);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} stored  {rate}  {elapsed}") {
+        // Written whole: the library shows four decimals.
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     bar.enable_steady_tick(Duration::from_millis(100));
     let mut count = Count::default();

@@ -79,6 +79,9 @@ impl Line {
 
     /// What `send` reads from one line; the error says what is wrong with it.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return Err("it isn't a JSON object (--lines sends lines as they stand)".into());
+        }
         // The position of the error would be one inside the line: "line 1" misleads.
         let place = |e: serde_json::Error| {
             let text = e.to_string();
@@ -212,11 +215,11 @@ mod tests {
             (r#"{"payload":"a","delay":"soon"}"#, "expected a duration"),
             (r#"{"payload":"a""#, "at column"),
             (r#"{"payload":7}"#, "expected a string"),
-            ("plain", "expected value at column 1"),
+            ("plain", "isn't a JSON object"),
         ] {
             let error = Line::parse(text.as_bytes()).and_then(Line::message).unwrap_err();
             assert!(error.contains(what), "{text}: {error}");
-            assert!(!error.contains("line"), "{text}: {error}");
+            assert!(!error.contains("at line"), "{text}: {error}");
         }
     }
 

@@ -2,8 +2,6 @@
 
 #![allow(unused_mut, reason = "not every fault changes the messages")]
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use linchpin::bus::{BusEngine, Headers, Layer, Message, Partitioner, Position, PublishOptions};
 use linchpin::{Error, Kind, Result};
@@ -65,10 +63,14 @@ publishing! {
 }
 
 publishing! {
-    /// Lets every message in at once.
+    /// Lets every message in at once, and answers as if it waited.
     Hurries |topic, messages, options, inner| {
-        messages.iter_mut().for_each(|message| message.delay = message.delay.map(|_| Duration::ZERO));
-        inner.publish(topic, messages, options).await
+        let delayed: Vec<_> = messages.iter_mut().map(|message| message.delay.take().is_some()).collect();
+        let mut answers = inner.publish(topic, messages, options).await;
+        for (answer, _) in answers.iter_mut().zip(delayed).filter(|(_, delayed)| *delayed) {
+            answer.as_mut().unwrap().offset = None;
+        }
+        answers
     }
 }
 

@@ -18,7 +18,7 @@ async fn settled(running: &Running, count: u64) {
             tokio::time::sleep(MOMENT / 20).await;
         }
     };
-    let ended = tokio::time::timeout(SOON * 2, done).await;
+    let ended = tokio::time::timeout(LONG, done).await;
     ended.unwrap_or_else(|_| panic!("of {count}: {}", running.totals()));
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn handlers_of_one_key_take_turns(w: World) {
             tokio::time::sleep(MOMENT / 20).await;
         }
     };
-    tokio::time::timeout(SOON * 2, all).await.unwrap_or_else(|_| panic!("{} of 400", done()));
+    tokio::time::timeout(LONG, all).await.unwrap_or_else(|_| panic!("{} of 400", done()));
     for running in members {
         running.stop().await.unwrap();
     }

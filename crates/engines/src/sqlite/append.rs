@@ -1,11 +1,12 @@
 //! Storing messages.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use linchpin_core::bus::{Message, MessageId, Partitioner, Position, Round};
+use linchpin_core::bus::{Message, Partitioner, Position, Round};
 use linchpin_core::{Error, Kind, Result};
-use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{CachedStatement, ToSql};
+use rusqlite::CachedStatement;
+use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use super::NAME;
 use super::topic::{Topic, millis, place};
@@ -33,9 +34,9 @@ pub(super) fn accept(
     topic: &Topic,
     round: &Round,
     partitioner: Partitioner,
-    rows: &mut Vec<Row>,
+    mut rows: Vec<Row>,
     answers: &mut [Result<Position>],
-) {
+) -> Vec<Row> {
     rows.retain_mut(|row| {
         let chosen = check_size(topic, &row.message)
             .and_then(|()| partitioner.choose(&row.message, topic.partitions, round));
@@ -50,7 +51,9 @@ pub(super) fn accept(
         }
         true
     });
-    rows.sort_by_key(|row| (row.message.delay.is_some(), row.partition, row.at));
+    // Rows are large: their keys are sorted, and each row is moved once.
+    rows.sort_by_cached_key(|row| (row.message.delay.is_some(), row.partition, row.at));
+    rows
 }
 
 fn check_size(topic: &Topic, message: &Message) -> Result<()> {
@@ -71,9 +74,9 @@ pub(super) fn append(tx: &Tx<'_>, topic: &Topic, rows: &[Row]) -> Step<Vec<Optio
     for lane in now.chunk_by(|a, b| a.partition == b.partition) {
         let Some(first) = lane.first() else { continue };
         let mut end = Lane::open(tx, topic.part(first.partition))?;
-        for row in lane {
-            offsets.push(Some(end.push(row)?));
-        }
+        let start = end.next;
+        end.put(tx, lane)?;
+        offsets.extend((start..end.next).map(Some));
         end.close(tx)?;
     }
     for row in later {
@@ -84,46 +87,59 @@ pub(super) fn append(tx: &Tx<'_>, topic: &Topic, rows: &[Row]) -> Step<Vec<Optio
     Ok(offsets)
 }
 
+/// Rows of one statement: it finds the end of the partition once for all of them.
+const ROWS: usize = 16;
+const COLUMNS: usize = 6;
+static INSERT: LazyLock<String> = LazyLock::new(|| insert(1));
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| insert(ROWS));
+
+fn insert(rows: usize) -> String {
+    let values = vec!["(?, ?, ?, ?, ?, ?)"; rows].join(", ");
+    format!("INSERT INTO lp_message(place, time, id, key, headers, payload) VALUES {values}")
+}
+
 /// The end of a partition while messages are put there.
-struct Lane<'c> {
-    insert: CachedStatement<'c>,
+struct Lane {
     part: i64,
     next: u64,
     time: i64,
 }
 
-impl<'c> Lane<'c> {
-    fn open(tx: &Tx<'c>, part: i64) -> Step<Self> {
+impl Lane {
+    fn open(tx: &Tx<'_>, part: i64) -> Step<Self> {
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?));
         let (next, last) = tx.one("SELECT next, last FROM lp_partition WHERE id = ?1", [part], read)?;
-        let sql =
-            "INSERT INTO lp_message(place, time, id, key, headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
         // Times of a partition never fall, whatever clock the writer before had.
-        Ok(Self { insert: tx.prepare(sql)?, part, next, time: last.max(tx.now()) })
+        Ok(Self { part, next, time: last.max(tx.now()) })
     }
 
-    fn push(&mut self, row: &Row) -> Step<u64> {
+    fn put(&mut self, tx: &Tx<'_>, rows: &[Row]) -> Step<()> {
+        let (many, rest) = rows.as_chunks::<ROWS>();
+        let mut insert = tx.prepare(&INSERT_ROWS)?;
+        for rows in many {
+            for (n, row) in rows.iter().enumerate() {
+                self.bind(&mut insert, n * COLUMNS, row)?;
+            }
+            insert.raw_execute()?;
+        }
+        let mut insert = tx.prepare(&INSERT)?;
+        for row in rest {
+            self.bind(&mut insert, 0, row)?;
+            insert.raw_execute()?;
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, insert: &mut CachedStatement<'_>, before: usize, row: &Row) -> Step<()> {
         let message = &row.message;
-        self.values(Id(&message.id), message.key.as_deref(), row.headers.as_deref(), message.payload.as_ref())
-    }
-
-    fn values(
-        &mut self,
-        id: impl ToSql,
-        key: impl ToSql,
-        headers: impl ToSql,
-        payload: impl ToSql,
-    ) -> Step<u64> {
-        let offset = self.next;
-        self.insert.raw_bind_parameter(1, place(self.part, offset))?;
-        self.insert.raw_bind_parameter(2, self.time)?;
-        self.insert.raw_bind_parameter(3, id)?;
-        self.insert.raw_bind_parameter(4, key)?;
-        self.insert.raw_bind_parameter(5, headers)?;
-        self.insert.raw_bind_parameter(6, payload)?;
-        self.insert.raw_execute()?;
+        insert.raw_bind_parameter(before + 1, place(self.part, self.next))?;
+        insert.raw_bind_parameter(before + 2, self.time)?;
+        insert.raw_bind_parameter(before + 3, ToSqlOutput::Borrowed(id_of(message)))?;
+        insert.raw_bind_parameter(before + 4, message.key.as_deref())?;
+        insert.raw_bind_parameter(before + 5, row.headers.as_deref())?;
+        insert.raw_bind_parameter(before + 6, message.payload.as_ref())?;
         self.next += 1;
-        Ok(offset)
+        Ok(())
     }
 
     fn close(self, tx: &Tx<'_>) -> Step<()> {
@@ -134,14 +150,9 @@ impl<'c> Lane<'c> {
 }
 
 /// 16 bytes for a UUID, else text: the type tells which it is.
-struct Id<'m>(&'m MessageId);
-
-impl ToSql for Id<'_> {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let bytes = self.0.as_bytes();
-        let value = if self.0.is_uuid() { ValueRef::Blob(bytes) } else { ValueRef::Text(bytes) };
-        Ok(ToSqlOutput::Borrowed(value))
-    }
+fn id_of(message: &Message) -> ValueRef<'_> {
+    let bytes = message.id.as_bytes();
+    if message.id.is_uuid() { ValueRef::Blob(bytes) } else { ValueRef::Text(bytes) }
 }
 
 fn delay(tx: &Tx<'_>, topic: &Topic, row: &Row) -> Step<()> {
@@ -151,37 +162,36 @@ fn delay(tx: &Tx<'_>, topic: &Topic, row: &Row) -> Step<()> {
     let due = tx.now().saturating_add(millis(wait));
     let sql = "INSERT INTO lp_delayed(due, part, id, key, headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let (key, headers, payload) = (message.key.as_deref(), row.headers.as_deref(), message.payload.as_ref());
-    tx.run(sql, (due, topic.part(row.partition), Id(&message.id), key, headers, payload))?;
+    tx.run(
+        sql,
+        (due, topic.part(row.partition), ToSqlOutput::Borrowed(id_of(message)), key, headers, payload),
+    )?;
     Ok(())
 }
 
 /// Moves up to `limit` delayed messages that are due into their topics. Says whether there may be more.
 pub(super) fn move_due(tx: &Tx<'_>, limit: u64) -> Step<bool> {
-    let due = "SELECT seq, part, id, key, headers, payload FROM lp_delayed WHERE due <= ?1 ORDER BY due, seq LIMIT ?2";
+    let due = "SELECT seq, part FROM lp_delayed WHERE due <= ?1 ORDER BY due, seq LIMIT ?2";
     if tx.maybe(due, (tx.now(), 1), |_| Ok(()))?.is_none() {
         return Ok(false);
     }
     tx.begin()?;
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, [2, 3, 4, 5].map(|i| row.get(i))));
-    let mut rows: Vec<(i64, i64, [rusqlite::Result<Value>; 4])> = tx.all(due, (tx.now(), limit), read)?;
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let mut rows: Vec<(i64, i64)> = tx.all(due, (tx.now(), limit), read)?;
     let more = rows.len() as u64 == limit;
-    rows.sort_by_key(|(_, part, _)| *part);
-    let mut lane: Option<Lane<'_>> = None;
-    for (seq, part, [id, key, headers, payload]) in rows {
-        if lane.as_ref().is_none_or(|lane| lane.part != part) {
-            if let Some(done) = lane.take() {
-                done.close(tx)?;
-            }
-            lane = Some(Lane::open(tx, part)?);
-            tx.touch(tx.one("SELECT topic FROM lp_partition WHERE id = ?1", [part], |row| row.get(0))?);
+    rows.sort_by_key(|(_, part)| *part);
+    for lane in rows.chunk_by(|a, b| a.1 == b.1) {
+        let Some((_, part)) = lane.first() else { continue };
+        let mut end = Lane::open(tx, *part)?;
+        for (seq, part) in lane {
+            let sql = "INSERT INTO lp_message(place, time, id, key, headers, payload)
+                       SELECT ?1, ?2, id, key, headers, payload FROM lp_delayed WHERE seq = ?3";
+            tx.run(sql, [place(*part, end.next), end.time, *seq])?;
+            tx.run("DELETE FROM lp_delayed WHERE seq = ?1", [seq])?;
+            end.next += 1;
         }
-        if let Some(lane) = &mut lane {
-            lane.values(id?, key?, headers?, payload?)?;
-        }
-        tx.run("DELETE FROM lp_delayed WHERE seq = ?1", [seq])?;
-    }
-    if let Some(done) = lane {
-        done.close(tx)?;
+        end.close(tx)?;
+        tx.touch(tx.one("SELECT topic FROM lp_partition WHERE id = ?1", [part], |row| row.get(0))?);
     }
     Ok(more)
 }

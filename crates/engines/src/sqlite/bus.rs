@@ -85,7 +85,7 @@ impl SqliteBus {
                 Ok(known) => known,
                 Err(error) => return Err((error, rows)),
             };
-            accept(&known.topic, &known.round, options.partitioner, &mut rows, answers);
+            rows = accept(&known.topic, &known.round, options.partitioner, rows, answers);
             if rows.is_empty() {
                 return Ok(());
             }

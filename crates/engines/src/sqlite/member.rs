@@ -5,18 +5,15 @@ use std::time::{Duration, Instant};
 
 use linchpin_core::bus::{Delivery, Order, Receipt, Settle, SubscribeOptions};
 use linchpin_core::{Error, Kind, Result};
-use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
 
 use super::NAME;
 use super::claim::{self, Claim, Scope};
 use super::core::{Core, closed, lock};
-use super::fetch::{Fetched, Want, fetch};
 use super::group::{self, Joined};
-use super::hand::{Group, Hand, Lost, Pack, SHELF};
-use super::message::{Stored, read_places};
+use super::hand::{Group, Hand, Lost, SHELF};
 use super::order::Partitions;
-use super::settle::{Batch, Settled, settle};
+use super::settle::{Settled, settle};
 use super::topic::{Topic, millis};
 use super::tx::{Step, Tx};
 use super::window::Window;
@@ -44,7 +41,7 @@ pub(super) struct State {
     /// Something was committed since the last fetch began.
     pub(super) news: bool,
     /// When the last fetch began.
-    asked: Option<Instant>,
+    pub(super) asked: Option<Instant>,
     /// When to fetch again without news.
     pub(super) again_at: Instant,
     pub(super) failed: Option<Error>,
@@ -55,7 +52,7 @@ pub(super) struct State {
     /// What it owns, under an order.
     pub(super) partitions: Option<Partitions>,
     beat_at: Instant,
-    turn: u32,
+    pub(super) turn: u32,
 }
 
 impl Member {
@@ -141,147 +138,9 @@ impl Member {
         Error::new(Kind::Closed, "the subscription is closed").engine(NAME).op("next")
     }
 
-    fn room(&self, state: &State) -> usize {
+    /// How many more it may hold.
+    pub(super) fn room(&self, state: &State) -> usize {
         self.options.max_in_flight.saturating_sub(state.hand.handed() + state.hand.shelved())
-    }
-
-    fn fetch(self: &Arc<Self>, state: &mut State, max: usize, now: Instant) {
-        let room = self.room(state);
-        if room == 0 {
-            // Settling makes room, and tells.
-            state.again_at = now + AT_LEAST;
-            state.news = true;
-            return;
-        }
-        state.fetching = true;
-        state.news = false;
-        state.asked = Some(now);
-        if state.partitions.is_some() {
-            return self.fetch_ordered(state, max.min(room));
-        }
-        let ahead = if self.options.max_attempts > 1 { state.window.size(max, now) } else { max };
-        let all = ahead.max(max).min(room);
-        state.turn = state.turn.wrapping_add(1);
-        let want = Want {
-            again: max.min(room) as u64,
-            all: all as u64,
-            only: group::only(&self.options),
-            turn: state.turn,
-        };
-        let (member, scope) = (self.clone(), self.scope.clone());
-        let work = move |tx: &Tx<'_>| {
-            let fetched = fetch(tx, &scope, &want)?;
-            Ok((fetched, tx.now()))
-        };
-        self.core.submit("next", false, 1, work, move |fetched| member.fetched(fetched, now));
-    }
-
-    fn fetched(self: Arc<Self>, fetched: Result<(Fetched, i64)>, began: Instant) {
-        let (fetched, at) = match fetched {
-            Ok(fetched) => fetched,
-            Err(error) => return self.arrived(Err(error)),
-        };
-        let wait =
-            fetched.next_due.map_or(AT_LEAST, |due| Duration::from_millis((due - at).max(0).unsigned_abs()));
-        lock(&self.state).again_at = Instant::now() + wait.min(AT_LEAST);
-        self.read(fetched.claims.into_iter().map(|claim| (claim, 0)).collect(), began);
-    }
-
-    /// Reads what was claimed, each claim with its partition's fence, and puts it on the shelf.
-    pub(super) fn read(self: Arc<Self>, claims: Vec<(Claim, u64)>, began: Instant) {
-        if claims.is_empty() {
-            return self.arrived(Ok(Vec::new()));
-        }
-        // There was something, so there may be more: only an empty fetch says that there isn't.
-        lock(&self.state).news = true;
-        let core = self.core.clone();
-        core.look(move |conn| match read_all(conn, &claims) {
-            Ok(read) => self.arrived(Ok(self.packs(claims, read, began))),
-            Err(error) => {
-                let all = |(c, _): &(Claim, u64)| Lost {
-                    claim: c.id,
-                    part: c.part,
-                    offsets: c.span.iter().collect(),
-                };
-                self.unfetch(claims.iter().map(all).collect());
-                self.arrived(Err(error.into_error("next")));
-            }
-        });
-    }
-
-    fn packs(
-        self: &Arc<Self>,
-        claims: Vec<(Claim, u64)>,
-        read: Vec<Vec<Stored>>,
-        began: Instant,
-    ) -> Vec<Pack> {
-        let filled = Instant::now();
-        let mut packs = Vec::with_capacity(claims.len());
-        for ((claim, fence), messages) in claims.into_iter().zip(read) {
-            if messages.len() as u64 != claim.span.len() {
-                self.forget_missing(&claim, &messages);
-            }
-            packs.push(Pack {
-                claim: claim.id,
-                part: claim.part,
-                partition: self.topic.partition(claim.part),
-                attempt: claim.attempt,
-                fence,
-                filled,
-                until: began + self.options.ack_wait + 2 * SHELF,
-                messages: messages.into(),
-            });
-        }
-        packs.retain(|pack| !pack.messages.is_empty());
-        packs
-    }
-
-    /// Claimed messages that aren't in the file any more count as settled.
-    fn forget_missing(self: &Arc<Self>, claim: &Claim, messages: &[Stored]) {
-        let there = |offset: &u64| messages.binary_search_by_key(offset, |stored| stored.offset).is_ok();
-        let missing: Vec<u64> = claim.span.iter().filter(|offset| !there(offset)).collect();
-        if let Some(partitions) = &mut lock(&self.state).partitions {
-            partitions.done(claim.part, missing.iter().copied());
-        }
-        let asked = missing.into_iter().map(|offset| (offset, Settle::Ack)).collect();
-        let (scope, batch) = (self.scope.clone(), Batch { claim: claim.id, asked });
-        self.core.submit("next", false, 1, move |tx| settle(tx, &scope, &batch), |_| ());
-    }
-
-    /// A fetch came back.
-    pub(super) fn arrived(&self, packs: Result<Vec<Pack>>) {
-        let mut state = lock(&self.state);
-        state.fetching = false;
-        match packs {
-            Ok(packs) => {
-                if !packs.is_empty() {
-                    state.window.filled(Instant::now());
-                }
-                packs.into_iter().for_each(|pack| state.hand.put(pack));
-            }
-            Err(error) => state.failed = Some(error.with("topic", &self.topic.name)),
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    /// Gives back what was fetched and not handed out.
-    pub(super) fn unfetch(self: &Arc<Self>, unused: Vec<Lost>) {
-        if unused.is_empty() {
-            return;
-        }
-        let (member, scope) = (self.clone(), self.scope.clone());
-        self.core.submit(
-            "give back",
-            false,
-            1,
-            move |tx| unfetch(tx, &scope, &unused),
-            move |back| {
-                if let (Some(partitions), Ok(back)) = (&mut lock(&member.state).partitions, back) {
-                    partitions.wait(&back);
-                }
-            },
-        );
     }
 
     /// Settles; the state is brought up to date on the writer thread, also if the caller is gone by then.
@@ -312,13 +171,13 @@ impl Member {
         let result = answered.await.unwrap_or_else(|_| Err(closed().op("settle")));
         for (n, group) in groups.iter().enumerate() {
             for (k, at) in group.at.iter().enumerate() {
-                let took = result.as_ref().map(|all| all.get(n).and_then(|s| s.took.get(k)) == Some(&true));
+                let took =
+                    |all: &Vec<Settled>| all.get(n).and_then(|settled| settled.took.get(k)) == Some(&true);
                 if let Some(slot) = answers.get_mut(*at) {
-                    *slot = match took {
-                        Ok(true) => Ok(()),
-                        Ok(false) => Err(fenced()),
-                        Err(error) => Err(error.clone()),
-                    };
+                    *slot = result
+                        .as_ref()
+                        .map_err(Clone::clone)
+                        .and_then(|all| took(all).then_some(()).ok_or_else(fenced));
                 }
             }
         }
@@ -420,11 +279,7 @@ fn fenced() -> Error {
     Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME).op("settle")
 }
 
-fn read_all(conn: &Connection, claims: &[(Claim, u64)]) -> Step<Vec<Vec<Stored>>> {
-    claims.iter().map(|(claim, _)| read_places(conn, claim.part, &claim.span)).collect()
-}
-
-fn unfetch(tx: &Tx<'_>, scope: &Scope, unused: &[Lost]) -> Step<Vec<Claim>> {
+pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, unused: &[Lost]) -> Step<Vec<Claim>> {
     let mut back = Vec::new();
     for lost in unused {
         back.extend(claim::unfetch(tx, scope, lost.claim, &lost.offsets)?);

@@ -27,6 +27,7 @@ mod connect;
 mod core;
 mod error;
 mod fetch;
+mod fetching;
 mod group;
 mod hand;
 mod lease;
