@@ -1,11 +1,11 @@
 //! Pipelined publishing: batches by linger and size, bounded memory, an answer per message.
 
 use std::collections::VecDeque;
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+use std::future::IntoFuture;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -87,6 +87,8 @@ struct Shared {
 struct State {
     /// What waits to be published, the oldest first. All but the last are full; none is empty.
     waiting: VecDeque<Filling>,
+    /// How many messages the last batch had: the next one is likely to have as many.
+    last_size: usize,
     /// Bytes accepted and not answered, the batch under way included.
     bytes: usize,
     urgent: bool,
@@ -161,9 +163,7 @@ impl Publisher {
         }
         let size = message.size() + OVERHEAD;
         loop {
-            let room = self.shared.room.notified();
-            tokio::pin!(room);
-            {
+            let room = {
                 let mut state = self.shared.lock();
                 if state.closed {
                     return Err(Error::new(Kind::Closed, "the publisher is closed").op("publish"));
@@ -171,8 +171,11 @@ impl Publisher {
                 if state.bytes == 0 || state.bytes + size <= self.shared.options.max_memory {
                     return Ok(self.shared.accept(&mut state, message, size));
                 }
+                // Under the lock, so that no room is made unheard.
+                let mut room = Box::pin(self.shared.room.notified());
                 room.as_mut().enable();
-            }
+                room
+            };
             room.await;
         }
     }
@@ -208,13 +211,20 @@ impl Publisher {
 
 impl IntoFuture for Stored {
     type Output = Result<Position>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Result<Position>> + Send>>;
+    type IntoFuture = Either<Ready<Self::Output>, BoxFuture<'static, Self::Output>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let missing = || Err(Error::new(Kind::Unexpected, "the engine gave no answer").op("publish"));
-            self.batch.wait().await.get(self.index).cloned().unwrap_or_else(missing)
-        })
+        match self.batch.results.get() {
+            Some(results) => Either::Left(ready(self.pick(results))),
+            None => Either::Right(Box::pin(async move { self.pick(self.batch.wait().await) })),
+        }
+    }
+}
+
+impl Stored {
+    fn pick(&self, results: &[Result<Position>]) -> Result<Position> {
+        let missing = || Err(Error::new(Kind::Unexpected, "the engine gave no answer").op("publish"));
+        results.get(self.index).cloned().unwrap_or_else(missing)
     }
 }
 
@@ -239,13 +249,10 @@ impl Shared {
             }
             None => {
                 let batch = Arc::new(Batch::default());
-                let first = Filling {
-                    messages: vec![message],
-                    bytes: size,
-                    since: Instant::now(),
-                    batch: batch.clone(),
-                };
-                state.waiting.push_back(first);
+                let mut messages = Vec::with_capacity(state.last_size);
+                messages.push(message);
+                let since = Instant::now();
+                state.waiting.push_back(Filling { messages, bytes: size, since, batch: batch.clone() });
                 self.work.notify_one();
                 Stored { batch, index: 0 }
             }
@@ -283,10 +290,11 @@ impl Shared {
 
 impl State {
     fn cut(&mut self) -> Option<Filling> {
-        let first = self.waiting.pop_front();
+        let first = self.waiting.pop_front()?;
         self.urgent &= !self.waiting.is_empty();
-        self.under_way = first.as_ref().map(|first| first.batch.clone());
-        first
+        self.under_way = Some(first.batch.clone());
+        self.last_size = first.messages.len();
+        Some(first)
     }
 }
 
