@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use super::log::Log;
+use super::log::{Log, Stored};
 use crate::bus::{
     Delivery, Gate, GroupStats, NO_REPLY, Order, Position, Receipt, Settle, Start, SubscribeOptions,
 };
@@ -193,44 +193,28 @@ impl Group {
         let Some(me) = self.members.get_mut(&member) else { return Vec::new() };
         me.seen = now;
         let max = max.min(options.max_in_flight.saturating_sub(me.held));
-        let mine = self.shares(member, now);
         let mut out = Vec::new();
-        for n in mine {
+        for n in self.shares(member, now) {
             let room = max - out.len();
             let Some(part) = self.parts.get_mut(n as usize) else { continue };
-            if self.order != Order::None && part.owner != member {
-                // The last owner's deliveries come first: they are settled or expire.
-                if !part.flying.is_empty() {
-                    continue;
-                }
-                (part.owner, part.fence) = (member, number());
-            }
-            let fence = if self.order == Order::None { 0 } else { part.fence };
+            let Some(fence) = part.own(self.order, member, &mut number) else { continue };
             for (offset, attempts) in part.take(n, room, log, now) {
-                let Some(stored) = log.get(n, offset) else { continue };
+                let Some(Stored { message, time }) = log.get(n, offset) else { continue };
+                let (message, time, position) = (message.clone(), *time, Position::new(n, offset));
                 let (id, attempt) = (number(), attempts + 1);
-                let position = Position::new(n, offset);
-                let message = stored.message.clone();
-                out.push(Delivery {
-                    message,
-                    position,
-                    time: stored.time,
-                    attempt,
-                    fence,
-                    receipt: Receipt(id),
-                });
-                let deadline = plus(now, options.ack_wait);
-                let (max_attempts, ack_wait) = (options.max_attempts, options.ack_wait);
-                self.deadlines.insert((deadline, id));
-                let flight =
-                    Flight { member, partition: n, offset, attempt, max_attempts, ack_wait, deadline };
-                self.flights.insert(id, flight);
+                self.fly(id, Flight::new(member, position.partition, offset, attempt, options, now));
+                out.push(Delivery { message, position, time, attempt, fence, receipt: Receipt(id) });
             }
         }
         if let Some(me) = self.members.get_mut(&member) {
             me.held += out.len();
         }
         out
+    }
+
+    fn fly(&mut self, id: u64, flight: Flight) {
+        self.deadlines.insert((flight.deadline, id));
+        self.flights.insert(id, flight);
     }
 
     /// The partitions a member may take from: all it asked for, or under an order its share among the living.
@@ -342,7 +326,36 @@ impl Group {
     }
 }
 
+impl Flight {
+    fn new(
+        member: u64,
+        partition: u32,
+        offset: u64,
+        attempt: u32,
+        options: &SubscribeOptions,
+        now: Timestamp,
+    ) -> Self {
+        let &SubscribeOptions { max_attempts, ack_wait, .. } = options;
+        Self { member, partition, offset, attempt, max_attempts, ack_wait, deadline: plus(now, ack_wait) }
+    }
+}
+
 impl Part {
+    /// The fencing token under which `member` may take from here, if it may. A new owner waits until the last one's deliveries
+    /// are settled or expired.
+    fn own(&mut self, order: Order, member: u64, number: impl FnOnce() -> u64) -> Option<u64> {
+        if order == Order::None {
+            return Some(0);
+        }
+        if self.owner != member {
+            if !self.flying.is_empty() {
+                return None;
+            }
+            (self.owner, self.fence) = (member, number());
+        }
+        Some(self.fence)
+    }
+
     /// Fills the gate from the log until `max` items may leave, and takes them.
     fn take(&mut self, n: u32, max: usize, log: &Log, now: Timestamp) -> Vec<(u64, u32)> {
         let mut out = self.gate.take(max, now);
