@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use linchpin::Kind;
 use linchpin::Timestamp;
-use linchpin::bus::{Message, Order, PublishOptions, Settle, Start, SubscribeOptions, TopicOptions};
+use linchpin::bus::{Message, Order, Settle, Start, SubscribeOptions, TopicOptions};
 
 use crate::case::Need;
 use crate::protocol::{Command, Event};
@@ -39,17 +39,10 @@ pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
             assert_eq!(position.offset, None);
             "publishing answers no offset"
         }
-        Need::Redelivery => {
-            publish(&world.bus, T, 0..1).await;
-            let sub = join(&world.bus, T, &group("g")).await;
-            let nack = Settle::Nack { delay: Duration::ZERO, reason: String::new() };
-            assert_kind(settle(&sub, one(&sub).await.receipt, nack).await, Kind::Unsupported);
-            "a nack is refused"
-        }
+        Need::Redelivery => refused_nack(&world).await,
         Need::Delay => {
-            let message = vec![Message::new("x").delay(Duration::from_secs(1))];
-            let answers = world.bus.engine().publish(T, message, &PublishOptions::default()).await;
-            answers.into_iter().for_each(|answer| drop(assert_kind(answer, Kind::Unsupported)));
+            let message = Message::new("x").delay(Duration::from_secs(1));
+            assert_kind(world.bus.publish(T, message).await, Kind::Unsupported);
             "a delayed message is refused"
         }
         Need::Groups => refused_options(&world, group("g")).await,
@@ -59,6 +52,14 @@ pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
         Need::ReplayTime => refused_seek(&world, Start::Time(Timestamp::now())).await,
         Need::Retention => unreachable!("checked above"),
     }
+}
+
+async fn refused_nack(world: &World) -> &'static str {
+    publish(&world.bus, T, 0..1).await;
+    let sub = join(&world.bus, T, &group("g")).await;
+    let nack = Settle::Nack { delay: Duration::ZERO, reason: String::new() };
+    assert_kind(settle(&sub, one(&sub).await.receipt, nack).await, Kind::Unsupported);
+    "a nack is refused"
 }
 
 async fn refused_options(world: &World, options: SubscribeOptions) -> &'static str {

@@ -89,14 +89,20 @@ fn cell(case: &'static Case, target: &'static Target, child: &'static str, book:
         let _busy = (case.class == Class::Race).then(|| BUSY.lock().unwrap_or_else(PoisonError::into_inner));
         let result = attempt(real(), judge(case, target, child));
         let (outcome, reason) = match &result {
-            Ok(Ok(())) => (Outcome::Pass, ""),
-            Ok(Err(absence)) => (Outcome::DeclaredAbsent, absence.as_str()),
-            Err(failure) => (Outcome::Fail, failure.lines().next().unwrap_or_default()),
+            Ok(Ok(())) => (Outcome::Pass, String::new()),
+            Ok(Err(absence)) => (Outcome::DeclaredAbsent, absence.clone()),
+            Err(failure) => (Outcome::Fail, in_short(failure)),
         };
-        book.lock().unwrap().rows.push(row(case, target, outcome, reason));
+        book.lock().unwrap().rows.push(row(case, target, outcome, &reason));
         result.map(drop).map_err(Into::into)
     });
     trial.with_kind(case.class.to_string())
+}
+
+/// One line that a table can hold.
+fn in_short(failure: &str) -> String {
+    let line = failure.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
+    line.chars().take(200).collect()
 }
 
 /// `Ok`: the case passed. `Err`: the engine declares that it can't, and that is so.
