@@ -25,7 +25,8 @@ const ALL: [&str; 6] = [DEAD_REASON, DEAD_ATTEMPTS, DEAD_TOPIC, DEAD_GROUP, DEAD
 /// The reason engines give when the last attempt ended in silence.
 pub const NO_REPLY: &str = "not settled in time at the last attempt";
 
-/// The topic that keeps what `group` couldn't handle of `topic`: `<topic>.<group>.dead`.
+/// The topic that keeps what `group` couldn't handle of `topic`: `<topic>.<group>.dead`. It appears with the first dead letter,
+/// has as many partitions as `topic`, each letter in the one it came from, and keeps letters until they are removed.
 pub fn dead_topic(topic: &str, group: &str) -> String {
     format!("{topic}.{group}.dead")
 }

@@ -71,7 +71,8 @@ pub trait BusEngine: Send + Sync + Debug {
     /// Joins a group of the topic, or listens by itself.
     ///
     /// # Errors
-    /// `NotFound` without the topic, `Invalid` for options out of range, `Unsupported` for what [`Caps`] exclude.
+    /// `NotFound` without the topic, `Invalid` for options out of range, `Unsupported` for what [`Caps`] exclude, `Conflict` while
+    /// the group has living members and only they, or only this one, keep an [`Order`].
     async fn subscribe(&self, topic: &str, options: &SubscribeOptions) -> Result<Box<dyn Subscription>>;
 
     /// What one topic, or every topic, holds, by name. Dead-letter topics are topics like any other.
@@ -94,7 +95,8 @@ pub trait BusEngine: Send + Sync + Debug {
     /// `NotFound` without the topic.
     async fn trim(&self, topic: &str) -> Result<u64>;
 
-    /// Finishes what was accepted and lets go of files and connections. Later calls answer `Closed`. Closing twice is fine.
+    /// Finishes what was accepted, hands back what is unsettled, and lets go of files and connections. Later calls, those of
+    /// its subscriptions included, answer `Closed`. Closing twice is fine.
     ///
     /// # Errors
     /// What the engine says; it is closed all the same.

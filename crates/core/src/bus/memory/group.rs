@@ -185,12 +185,12 @@ impl Group {
         log: &Log,
         now: Timestamp,
         mut number: impl FnMut() -> u64,
-    ) -> Vec<Delivery> {
+    ) -> Result<Vec<Delivery>> {
         // Thought dead, but it lives: it takes its place again.
-        if !self.members.contains_key(&member) && self.join(member, log, options, now).is_err() {
-            return Vec::new();
+        if !self.members.contains_key(&member) {
+            self.join(member, log, options, now)?;
         }
-        let Some(me) = self.members.get_mut(&member) else { return Vec::new() };
+        let Some(me) = self.members.get_mut(&member) else { return Ok(Vec::new()) };
         me.seen = now;
         let max = max.min(options.max_in_flight.saturating_sub(me.held));
         let mut out = Vec::new();
@@ -209,7 +209,7 @@ impl Group {
         if let Some(me) = self.members.get_mut(&member) {
             me.held += out.len();
         }
-        out
+        Ok(out)
     }
 
     fn fly(&mut self, id: u64, flight: Flight) {

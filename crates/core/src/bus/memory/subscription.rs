@@ -11,7 +11,7 @@ use super::group::{Group, Hopeless};
 use super::log::Log;
 use super::{Shared, State, Topic, error};
 use crate::bus::{Delivery, Origin, Receipt, Settle, SubscribeOptions, Subscription, TopicOptions};
-use crate::bus::{dead_letter, dead_topic, murmur2};
+use crate::bus::{dead_letter, dead_topic};
 use crate::time::since;
 use crate::{Error, Kind, Result, Timestamp};
 
@@ -33,6 +33,7 @@ impl MemorySubscription {
         let now = shared.clock.now();
         let member = state.number();
         let there = state.topic(topic)?;
+        there.log.release_due(now);
         options.check(there.options.partitions)?;
         let name = options.group.clone().unwrap_or_else(|| format!("lp-broadcast-{member}"));
         let new = || Group::new(&there.log, options.start, member);
@@ -71,30 +72,29 @@ impl MemorySubscription {
             last += 1;
             last
         };
-        let out = group.take(self.member, &self.options, max, log, now, number);
+        let taken = group.take(self.member, &self.options, max, log, now, number);
         let due = group.next_due(now).into_iter().chain(log.next_due()).min();
         state.last_number = last;
         if !hopeless.is_empty() {
             self.bury(&mut state, hopeless, now);
             self.shared.news.notify_waiters();
         }
-        Ok((out, due.map(|due| since(due, now))))
+        Ok((taken?, due.map(|due| since(due, now))))
     }
 
     /// Moves hopeless messages to their dead-letter topic. Broadcast subscribers leave none behind.
     fn bury(&self, state: &mut State, hopeless: Vec<Hopeless>, now: Timestamp) {
         let Some(group) = self.options.group.as_deref() else { return };
         for Hopeless { position, attempts, reason } in hopeless {
-            let stored = state.topic(&self.topic).ok().zip(position.offset);
-            let Some(stored) = stored.and_then(|(t, offset)| t.log.get(position.partition, offset)) else {
-                continue;
-            };
+            let Some((origin, offset)) = state.topic(&self.topic).ok().zip(position.offset) else { continue };
+            let Some(stored) = origin.log.get(position.partition, offset) else { continue };
+            let options =
+                TopicOptions { retention_age: None, retention_length: None, ..origin.options.clone() };
             let origin = Origin { topic: &self.topic, group, position, attempts };
             let letter = dead_letter(stored.message.clone(), origin, &reason, now);
-            let new =
-                || Topic::new(TopicOptions { partitions: 1, retention_age: None, ..TopicOptions::default() });
-            let dead = state.topics.entry(dead_topic(&self.topic, group)).or_insert_with(new);
-            let partition = murmur2(letter.id.as_bytes()) % dead.log.partitions();
+            let grave = dead_topic(&self.topic, group);
+            let dead = state.topics.entry(grave).or_insert_with(|| Topic::new(options));
+            let partition = position.partition % dead.log.partitions();
             dead.log.append(partition, letter, now);
         }
     }
