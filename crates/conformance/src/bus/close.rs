@@ -43,12 +43,14 @@ pub(super) async fn a_clean_stop_causes_no_redelivery(w: World) {
 
 pub(super) async fn what_was_never_handed_out_is_no_attempt(w: World) {
     w.topic("t", 1).await;
-    publish(&w.bus, "t", 0..50).await;
+    publish(&w.bus, "t", 0..1_000).await;
     let options = SubscribeOptions { max_attempts: 2, ..group("g") };
-    // Each takes one; an engine may have fetched more for it.
+    // Each is quick enough that an engine which fetches ahead does so, and leaves in the middle of it.
     for _ in 0..5 {
         let sub = join(&w.bus, "t", &options).await;
-        ack(&sub, &[one(&sub).await]).await;
+        for _ in 0..191 {
+            ack(&sub, &[one(&sub).await]).await;
+        }
         close(&sub).await;
     }
     let sub = join(&w.bus, "t", &options).await;
