@@ -8,6 +8,9 @@ use super::{Results, Row};
 use crate::Failure;
 
 const BEGIN: &str = "<!-- matrix:begin -->\n";
+const LEGEND: &str = "
+Cases: ✓ pass · ✗ fail · – declared absent: the engine's `caps()` say no, and a check proves that it can't · ? not run.
+";
 const END: &str = "<!-- matrix:end -->\n";
 
 /// `readme` with the lines between the marks made anew.
@@ -24,7 +27,8 @@ fn tables(results: &Results) -> String {
         let rows: Vec<&Row> = results.rows.iter().filter(|row| row.capability == capability).collect();
         table(&mut text, capability, &rows);
     }
-    let _ = writeln!(text, "\n{} broken engines, all caught.", results.broken.len());
+    text.push_str(LEGEND);
+    let _ = writeln!(text, "{} engines broken on purpose, all caught.", results.broken.len());
     text
 }
 
