@@ -65,7 +65,7 @@ struct Row {
     unit: String,
     machine: String,
     date: String,
-    /// Peak memory of both sides, in words.
+    /// Spread and peak memory of both sides, in words.
     note: String,
 }
 
@@ -134,10 +134,14 @@ async fn measure(claim: &Claim) -> Result<Row> {
             samples.push(sample(claim, "theirs", claim.theirs.messages, *setting).await?);
         }
     }
-    let ours = median(ours).ok_or("no samples")?;
-    let best = theirs.into_iter().filter_map(median).max_by(|a, b| a.per_second.total_cmp(&b.per_second));
-    let theirs = best.ok_or("no samples")?;
-    let mut note = format!("peak memory {:.0} MiB, the other {:.0} MiB", ours.memory, theirs.memory);
+    let (ours, our_spread) = (median(&mut ours).ok_or("no samples")?, spread(&ours));
+    let sides = theirs.iter_mut().filter_map(|samples| Some((median(samples)?, spread(samples))));
+    let best = sides.max_by(|(a, _), (b, _)| a.per_second.total_cmp(&b.per_second));
+    let (theirs, their_spread) = best.ok_or("no samples")?;
+    let mut note = format!(
+        "rounds {our_spread}, the other {their_spread}; peak memory {:.0} MiB, the other {:.0} MiB",
+        ours.memory, theirs.memory
+    );
     if claim.memory {
         let few = sample(claim, "ours", claim.ours.messages / 10, 0).await?;
         note = format!("{note}; with a tenth of the messages {:.0} MiB", few.memory);
@@ -163,9 +167,15 @@ async fn measure(claim: &Claim) -> Result<Row> {
     })
 }
 
-fn median(mut samples: Vec<Sample>) -> Option<Sample> {
+/// Sorts, and takes the one in the middle.
+fn median(samples: &mut [Sample]) -> Option<Sample> {
     samples.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
     samples.get(samples.len() / 2).copied()
+}
+
+fn spread(sorted: &[Sample]) -> String {
+    let rate = |sample: Option<&Sample>| grouped(sample.map_or(0.0, |sample| sample.per_second));
+    format!("{} to {}", rate(sorted.first()), rate(sorted.last()))
 }
 
 /// `1234567.8` as `1,234,568`.

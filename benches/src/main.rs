@@ -17,6 +17,7 @@ use harness::{Claim, Result};
 const CLAIMS: &[&Claim] = &[
     &sqlite_publish::CLAIM,
     &sqlite_consume::CLAIM,
+    &sqlite_consume::AWAITING,
     &nats::PUBLISH,
     &nats::CONSUME,
     &naive::PUBLISH,

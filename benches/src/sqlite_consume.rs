@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::harness::{Claim, Job, Result, Side};
+use crate::work::Handler;
 use crate::{sqlite_publish, work};
 
 const MESSAGES: usize = 1_000_000;
@@ -16,10 +17,10 @@ pub(crate) const CLAIM: Claim = Claim {
     unit: "messages/s",
     goal: 1.0,
     ours: Side {
-        what: "`Consumer` with an async handler on `sqlite:`, default options; the messages stay for other groups",
+        what: "`Consumer` on `sqlite:`, default options, with an async handler that doesn't await; the messages stay for other groups",
         messages: MESSAGES,
         settings: &[0],
-        run: |job| Box::pin(ours(job)),
+        run: |job| Box::pin(ours(job, Handler::Ready)),
     },
     theirs: Side {
         what: "rusqlite by hand: one loop that selects 1,000 or 10,000 rows and deletes each handled row by its primary \
@@ -32,10 +33,24 @@ pub(crate) const CLAIM: Claim = Claim {
     memory: true,
 };
 
-async fn ours(job: Job) -> Result<Duration> {
+/// A handler that awaits takes the other way through the consumer: slots, and small fetches.
+pub(crate) const AWAITING: Claim = Claim {
+    name: "sqlite_consume_awaiting",
+    what: "The same with a handler that awaits",
+    goal: 0.4,
+    ours: Side {
+        what: "`Consumer` as above, its handler yielding to the scheduler once; default concurrency, 16",
+        run: |job| Box::pin(ours(job, Handler::Yields)),
+        ..CLAIM.ours
+    },
+    memory: false,
+    ..CLAIM
+};
+
+async fn ours(job: Job, handler: Handler) -> Result<Duration> {
     let bus = work::bus(&job.folder).await?;
     work::publish(&bus, job.messages).await?;
-    let took = work::consume(&bus, job.messages).await?;
+    let took = work::consume(&bus, job.messages, handler).await?;
     bus.close().await?;
     Ok(took)
 }

@@ -61,8 +61,17 @@ pub(crate) async fn publish(bus: &Bus, messages: usize) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
+/// What a handler does beside looking at its message.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Handler {
+    /// Nothing: it is done at its first poll.
+    Ready,
+    /// It lets the others go first, once.
+    Yields,
+}
+
 /// Handles messages one by one, each acknowledged, until all acknowledgements are stored.
-pub(crate) async fn consume(bus: &Bus, messages: usize) -> Result<Duration> {
+pub(crate) async fn consume(bus: &Bus, messages: usize, handler: Handler) -> Result<Duration> {
     let start = Instant::now();
     let (handled, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let (count, done) = (handled.clone(), all.clone());
@@ -75,7 +84,12 @@ pub(crate) async fn consume(bus: &Bus, messages: usize) -> Result<Duration> {
             if last {
                 done.notify_one();
             }
-            async { Ok(()) }
+            async move {
+                if handler == Handler::Yields {
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            }
         })
         .await?;
     all.notified().await;
