@@ -14,8 +14,8 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
-use crate::Result;
 use crate::bus::{Message, Position};
+use crate::{Result, Timestamp};
 
 /// Where a pipe ends.
 ///
@@ -32,7 +32,8 @@ pub trait Sink: Send + Sync + Debug {
     /// Lands a batch; one verdict each, in order. Items of one partition come in offset order.
     ///
     /// # Errors
-    /// When the store is away, full or too slow. The pipe tries again for as long as it holds the messages.
+    /// When the store is away, full or too slow: the pipe tries again for as long as it holds the messages. `Config` ends the
+    /// pipe: offsets began anew, because the topic was removed and made again, so that positions no longer tell what has landed.
     async fn write(&self, topic: &str, batch: &[Item]) -> Result<Vec<Landed>>;
 }
 
@@ -41,6 +42,8 @@ pub trait Sink: Send + Sync + Debug {
 pub struct Item {
     /// Where the message stands in its topic.
     pub position: Position,
+    /// When the engine stored it. In a partition it never falls from one offset to the next.
+    pub time: Timestamp,
     /// The fencing token of the partition's owner; 0 if the subscription has no order.
     pub fence: u64,
     /// The message, for sinks that keep what they refuse.

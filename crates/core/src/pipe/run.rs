@@ -242,8 +242,8 @@ impl Worker {
         for delivery in batch {
             match (self.map)(&delivery) {
                 Ok(rows) => {
-                    let Delivery { position, fence, message, receipt, .. } = delivery;
-                    items.push(Item { position, fence, message, rows });
+                    let Delivery { position, time, fence, message, receipt, .. } = delivery;
+                    items.push(Item { position, time, fence, message, rows });
                     receipts.push(receipt);
                 }
                 Err(reason) => refused.push((delivery.receipt, Settle::Dead { reason })),

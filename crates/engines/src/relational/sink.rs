@@ -12,6 +12,8 @@ pub struct Mark {
     pub epoch: u64,
     /// The last offset landed.
     pub last: Option<u64>,
+    /// When that message was stored in its topic, in milliseconds since 1970.
+    pub time: i64,
 }
 
 /// Whether an item may land.
@@ -23,19 +25,25 @@ pub enum Admission {
     Repeat,
     /// Its sender no longer owns the partition.
     Fenced,
+    /// It was stored later than a message of a higher offset that has landed: it isn't of the same topic any more.
+    Anew,
 }
 
 impl Mark {
-    /// Admits the item at `offset`, and moves on to it if it is new.
-    pub fn admit(&mut self, fence: u64, offset: u64) -> Admission {
+    /// Admits the item at `offset`, stored at `time`, and moves on to it if it is new.
+    pub fn admit(&mut self, fence: u64, offset: u64, time: i64) -> Admission {
+        let behind = self.last.is_some_and(|last| offset <= last);
+        if behind && time > self.time {
+            return Admission::Anew;
+        }
         if fence < self.epoch {
             return Admission::Fenced;
         }
         self.epoch = fence;
-        if self.last.is_some_and(|last| offset <= last) {
+        if behind {
             return Admission::Repeat;
         }
-        self.last = Some(offset);
+        (self.last, self.time) = (Some(offset), time);
         Admission::Land
     }
 }
@@ -192,13 +200,22 @@ mod tests {
     #[test]
     fn marks_fence_skip_and_move_on() {
         let mut mark = Mark::default();
-        assert_eq!(mark.admit(3, 0), Admission::Land);
-        assert_eq!(mark.admit(3, 0), Admission::Repeat);
-        assert_eq!(mark.admit(2, 1), Admission::Fenced);
-        assert_eq!(mark.admit(5, 0), Admission::Repeat);
-        assert_eq!(mark, Mark { epoch: 5, last: Some(0) });
-        assert_eq!(mark.admit(3, 9), Admission::Fenced);
-        assert_eq!(mark.admit(5, 9), Admission::Land);
+        assert_eq!(mark.admit(3, 0, 10), Admission::Land);
+        assert_eq!(mark.admit(3, 0, 10), Admission::Repeat);
+        assert_eq!(mark.admit(2, 1, 11), Admission::Fenced);
+        assert_eq!(mark.admit(5, 0, 10), Admission::Repeat);
+        assert_eq!(mark, Mark { epoch: 5, last: Some(0), time: 10 });
+        assert_eq!(mark.admit(3, 9, 12), Admission::Fenced);
+        assert_eq!(mark.admit(5, 9, 12), Admission::Land);
+    }
+
+    #[test]
+    fn a_topic_made_anew_is_told_from_a_repeat_and_from_a_zombie() {
+        let mut mark = Mark { epoch: 5, last: Some(9), time: 12 };
+        let before = mark;
+        assert_eq!(mark.admit(1, 0, 13), Admission::Anew);
+        assert_eq!(mark.admit(6, 9, 13), Admission::Anew);
+        assert_eq!(mark, before);
     }
 
     #[test]

@@ -33,8 +33,9 @@ impl Member {
         if state.partitions.is_some() {
             return self.fetch_ordered(state, max.min(room));
         }
-        let ahead = if self.options.max_attempts > 1 { state.window.size(max, now) } else { max };
-        let all = ahead.max(max).min(room);
+        // A message at its last attempt must not lose it on the shelf.
+        let all =
+            if self.options.max_attempts > 1 { state.window.size(max, room, now) } else { max.min(room) };
         state.turn = state.turn.wrapping_add(1);
         let want = Want {
             again: max.min(room) as u64,

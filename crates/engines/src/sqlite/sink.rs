@@ -80,7 +80,8 @@ impl SqliteSink {
     ///
     /// The name is what the sink remembers its positions by, with topic and partition. Pipes that share it share them. A
     /// topic that was removed and made anew, or one of the same name on another bus, counts its offsets from the start
-    /// again: give its sink a name of its own, or what it brings is taken for repeats.
+    /// again: give its sink a name of its own. Otherwise writing answers `Config` when it meets a message that was stored
+    /// later than one of a higher offset.
     ///
     /// # Errors
     /// `Config` that names the table or column at fault and the remedy: no such file, table or column, no unique index
@@ -109,6 +110,13 @@ impl Sink for SqliteSink {
         };
         blocking("write", land).await
     }
+}
+
+fn anew(sink: &str, topic: &str, item: &Item) -> Error {
+    let message =
+        format!("topic {topic:?} was made anew: sink {sink:?} holds later offsets of earlier messages");
+    let help = "open the sink under another name, or delete its rows in lp_sink to land everything again";
+    Error::new(Kind::Config, message).with("position", item.position).help(help)
 }
 
 fn config(place: &str) -> Result<Config> {
@@ -168,6 +176,7 @@ impl Writer {
                 Admission::Land => Landed::Applied,
                 Admission::Repeat => Landed::Repeat,
                 Admission::Fenced => Landed::Fenced,
+                Admission::Anew => return Err(anew(name, topic, item).into()),
             });
         }
         let mut fresh: Vec<Fresh<'_>> = Vec::with_capacity(items.len());

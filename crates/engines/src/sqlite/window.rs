@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 /// A shelf that was emptied this soon after it was filled is too small.
 const FAST: Duration = Duration::from_millis(20);
-/// How many times what is asked for may be fetched.
-const AHEAD: usize = 16;
 
 /// Grows while what is fetched is handed out at once; back to nothing ahead when some of it had to be given back, so
 /// that a slow consumer leaves the rest to other members.
@@ -16,10 +14,10 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// How much to fetch for a caller that wants `max`, its shelf being empty or nearly so.
-    pub(super) fn size(&mut self, max: usize, now: Instant) -> usize {
+    /// How much to fetch for a caller that wants `max`, its shelf being empty or nearly so, and at `most`.
+    pub(super) fn size(&mut self, max: usize, most: usize, now: Instant) -> usize {
         let fast = self.filled.is_some_and(|filled| now.duration_since(filled) < FAST);
-        self.size = if fast { (self.size.max(max) * 2).min(max.saturating_mul(AHEAD)) } else { max };
+        self.size = if fast { self.size.max(max).saturating_mul(2) } else { max }.min(most);
         self.size
     }
 
@@ -46,16 +44,16 @@ mod tests {
     fn grows_while_drained_fast_and_falls_back() {
         let start = Instant::now();
         let mut window = Window::default();
-        assert_eq!(window.size(10, start), 10);
+        assert_eq!(window.size(10, 160, start), 10);
         window.filled(start);
-        assert_eq!(window.size(10, start + FAST / 2), 20);
+        assert_eq!(window.size(10, 160, start + FAST / 2), 20);
         assert!(window.ahead(10, 9) && !window.ahead(10, 10));
         for _ in 0..9 {
-            window.size(10, start + FAST / 2);
+            window.size(10, 160, start + FAST / 2);
         }
-        assert_eq!(window.size(10, start), 160, "the bound");
-        assert_eq!(window.size(10, start + 2 * FAST), 10, "slow");
+        assert_eq!(window.size(10, 160, start), 160, "the bound");
+        assert_eq!(window.size(10, 160, start + 2 * FAST), 10, "slow");
         window.unused();
-        assert_eq!(window.size(10, start), 10);
+        assert_eq!(window.size(10, 160, start), 10);
     }
 }

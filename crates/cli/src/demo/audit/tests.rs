@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use linchpin::Timestamp;
 use linchpin::bus::{DEAD_REASON, Message, Position};
 use linchpin::engines::sqlite::SqliteSink;
 use linchpin::pipe::{Item, Landed, Sink};
@@ -48,6 +49,7 @@ impl Ran {
                     shop::book(&mut conn, std::iter::once(&order)).unwrap();
                     let item = Item {
                         position: Position::new(0, offset),
+                        time: Timestamp::UNIX_EPOCH,
                         fence: 1,
                         message,
                         rows: shop::rows(&order),

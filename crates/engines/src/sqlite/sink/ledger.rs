@@ -9,11 +9,11 @@ use rusqlite::{Connection, OptionalExtension, Result, ToSql, params};
 
 use crate::relational::sink::{Admission, Mark, place};
 
-/// `last` is an offset, `epoch` a fencing token; a UUID is stored as a blob of 16 bytes, any other id as text.
+/// `last` is an offset, `time` when that message was stored, `epoch` a fencing token; a UUID is stored as a blob of 16 bytes, any other id as text.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS lp_sink (
     sink TEXT NOT NULL, topic TEXT NOT NULL, partition INTEGER NOT NULL,
-    epoch INTEGER NOT NULL, last INTEGER NOT NULL,
+    epoch INTEGER NOT NULL, last INTEGER NOT NULL, time INTEGER NOT NULL,
     PRIMARY KEY (sink, topic, partition)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lp_sink_seen (
     sink TEXT NOT NULL, topic TEXT NOT NULL, id ANY NOT NULL, time INTEGER NOT NULL,
@@ -24,9 +24,11 @@ CREATE TABLE IF NOT EXISTS lp_sink_dead (
 CREATE INDEX IF NOT EXISTS lp_sink_dead_place ON lp_sink_dead (sink, topic, partition, offset);
 CREATE INDEX IF NOT EXISTS lp_sink_dead_id ON lp_sink_dead (sink, topic, id);";
 
-const MARK: &str = "SELECT epoch, last FROM lp_sink WHERE sink = ? AND topic = ? AND partition = ?";
-const STORE: &str = "INSERT INTO lp_sink (sink, topic, partition, epoch, last) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (sink, topic, partition) DO UPDATE SET epoch = excluded.epoch, last = excluded.last";
+const MARK: &str = "SELECT epoch, last, time FROM lp_sink WHERE sink = ? AND topic = ? AND partition = ?";
+const STORE: &str =
+    "INSERT INTO lp_sink (sink, topic, partition, epoch, last, time) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (sink, topic, partition)
+    DO UPDATE SET epoch = excluded.epoch, last = excluded.last, time = excluded.time";
 const SEE: &str = "INSERT INTO lp_sink_seen (sink, topic, id, time)
     VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER)) ON CONFLICT DO NOTHING";
 const BURY: &str = "INSERT INTO lp_sink_dead (sink, topic, partition, offset, id, reason, payload, time)
@@ -62,14 +64,14 @@ impl<'a> Ledger<'a> {
                 &mut self.marks.entry(partition).or_insert((mark, mark)).1
             }
         };
-        Ok(mark.admit(item.fence, offset))
+        Ok(mark.admit(item.fence, offset, item.time.as_millisecond()))
     }
 
     fn read(&self, partition: u32) -> Result<Mark> {
         let mut read = self.tx.prepare_cached(MARK)?;
         let mark = read.query_row(params![self.sink, self.topic, partition], |row| {
             let (epoch, last): (i64, i64) = (row.get(0)?, row.get(1)?);
-            Ok(Mark { epoch: epoch.cast_unsigned(), last: Some(last.cast_unsigned()) })
+            Ok(Mark { epoch: epoch.cast_unsigned(), last: Some(last.cast_unsigned()), time: row.get(2)? })
         });
         Ok(mark.optional()?.unwrap_or_default())
     }
@@ -108,9 +110,10 @@ impl<'a> Ledger<'a> {
     /// Stores how far it is now.
     pub(super) fn store(&self) -> Result<()> {
         let moved = self.marks.iter().filter(|(_, (stored, now))| stored != now);
-        for (partition, (_, Mark { epoch, last })) in moved {
+        for (partition, (_, Mark { epoch, last, time })) in moved {
             let (epoch, last) = (epoch.cast_signed(), last.map(u64::cast_signed));
-            self.tx.prepare_cached(STORE)?.execute(params![self.sink, self.topic, partition, epoch, last])?;
+            let place = params![self.sink, self.topic, partition, epoch, last, time];
+            self.tx.prepare_cached(STORE)?.execute(place)?;
         }
         Ok(())
     }

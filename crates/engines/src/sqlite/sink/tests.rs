@@ -5,6 +5,7 @@ use linchpin_core::bus::{
     Bus, MemoryBus, Message, MessageId, Order, Position, Start, SubscribeOptions, TopicOptions, dead_topic,
 };
 use linchpin_core::pipe::{Pipe, Row, Value, Write};
+use linchpin_core::time::from_millis;
 use tempfile::TempDir;
 
 use super::*;
@@ -56,6 +57,7 @@ fn item(offset: u64, fence: u64, text: &str) -> Item {
     let id = i64::try_from(offset).unwrap();
     Item {
         position: Position::new(0, offset),
+        time: from_millis(id),
         fence,
         message: Message::new(text.to_owned()).id(format!("m{offset}").as_str()),
         rows: vec![Row::new("total", ["lobby".into(), 1.into()]), Row::new("chat", [id.into(), text.into()])],
@@ -327,4 +329,22 @@ async fn a_pipe_moves_a_topic_once_across_a_crash() {
     let dead = bus.subscribe(&dead_topic("t", "g"), &dead).await.unwrap();
     let letters = dead.next(10, Duration::from_secs(1)).await.unwrap();
     assert!(!letters.is_empty() && letters.iter().all(|letter| letter.message.payload == "bad"));
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_is_refused_and_nothing_of_it_is_taken_for_a_repeat() {
+    let shop = Shop::with_chat();
+    let sink = shop.sink().await;
+    sink.write("t", &[item(0, 3, "a"), item(1, 3, "b")]).await.unwrap();
+    let later = |offset, fence| Item { time: from_millis(1_000), ..item(offset, fence, "new") };
+    for batch in [[later(0, 1)], [later(1, 4)]] {
+        let error = sink.write("t", &batch).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.to_string().contains("another name"), "{error}");
+    }
+    assert_eq!(
+        sink.write("t", &[item(1, 3, "b"), item(2, 3, "c")]).await.unwrap(),
+        [Landed::Repeat, Landed::Applied]
+    );
+    assert_eq!(shop.state().0, 3);
 }
