@@ -65,11 +65,12 @@ pub(super) struct Lost {
     pub(super) offsets: Vec<u64>,
 }
 
-/// Invariant: `handed` and `shelved` count what `held` and `shelf` hold.
+/// Invariants: `handed` and `shelved` count what `held` and `shelf` hold; no piece of `held` ends before `overdue_at`.
 #[derive(Debug, Default)]
 pub(super) struct Hand {
     shelf: VecDeque<Pack>,
     held: BTreeMap<u64, Held>,
+    overdue_at: Option<Instant>,
     next: u64,
     handed: usize,
     shelved: usize,
@@ -99,7 +100,8 @@ impl Hand {
             }
             let count = pack.messages.len().min(max - out.len());
             let taken: Vec<Stored> = pack.messages.drain(..count).collect();
-            let held = Held::new(pack, &taken, if pack.fence > 0 { now + wait } else { pack.until });
+            let until = if pack.fence > 0 { now + wait } else { pack.until };
+            let held = Held::new(pack, &taken, until);
             let base = self.next;
             self.next += held.width;
             out.extend(taken.into_iter().map(|stored| Delivery {
@@ -111,6 +113,7 @@ impl Hand {
                 receipt: Receipt(base + (stored.offset - held.first)),
             }));
             self.held.insert(base, held);
+            self.overdue_at = Some(self.overdue_at.map_or(until, |at| at.min(until)));
             self.handed += count;
             self.shelved -= count;
             if pack.messages.is_empty() {
@@ -141,7 +144,12 @@ impl Hand {
 
     /// Forgets deliveries that weren't settled in time.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<Lost> {
-        self.forget(|_, until| until <= now)
+        if self.overdue_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let late = self.forget(|_, until| until <= now);
+        self.overdue_at = self.held.values().flat_map(|held| &held.pieces).map(|piece| piece.until).min();
+        late
     }
 
     /// Forgets every delivery of a partition.
@@ -207,6 +215,9 @@ impl Hand {
             piece.open = std::mem::take(&mut piece.open).tight();
         }
         held.pieces.retain(|piece| !piece.open.is_empty());
+        if !extended.is_empty() {
+            self.overdue_at = self.overdue_at.map(|at| at.min(until));
+        }
         extended.sort_unstable();
         let moved = Span::of(extended).into_iter().map(|open| Piece { claim: settled.extended, open, until });
         held.pieces.extend(moved);

@@ -13,7 +13,7 @@ use super::core::{Core, closed, lock};
 use super::group::{self, Joined};
 use super::hand::{Group, Hand, Lost, SHELF};
 use super::order::Partitions;
-use super::settle::{Settled, settle};
+use super::settle::{Settled, settle_all};
 use super::topic::{Topic, millis};
 use super::tx::{Step, Tx};
 use super::window::Window;
@@ -159,7 +159,7 @@ impl Member {
         let groups = Arc::new(groups);
         let (mine, began) = (groups.clone(), Instant::now());
         let work = move |tx: &Tx<'_>| -> Step<Vec<Settled>> {
-            mine.iter().map(|group| settle(tx, &scope, &group.batch)).collect()
+            settle_all(tx, &scope, mine.iter().map(|group| &group.batch))
         };
         let theirs = groups.clone();
         self.core.submit("settle", true, count, work, move |result| {

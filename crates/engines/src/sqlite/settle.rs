@@ -1,5 +1,6 @@
 //! Settling deliveries of one claim.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use linchpin_core::bus::Settle;
@@ -26,6 +27,31 @@ pub(super) struct Settled {
     pub(super) extended: i64,
     /// What waits now: the claim, its offsets, when it is due, and its attempt.
     pub(super) waiting: Vec<Claim>,
+}
+
+/// Settles batch after batch, those of one claim together: its row is read and written once.
+pub(super) fn settle_all<'b>(
+    tx: &Tx<'_>,
+    scope: &Scope,
+    batches: impl Iterator<Item = &'b Batch>,
+) -> Step<Vec<Settled>> {
+    let mut claims: BTreeMap<i64, Vec<(usize, &Batch)>> = BTreeMap::new();
+    for (n, batch) in batches.enumerate() {
+        claims.entry(batch.claim).or_default().push((n, batch));
+    }
+    let mut all = Vec::new();
+    for (claim, batches) in claims {
+        let asked = batches.iter().flat_map(|(_, batch)| batch.asked.iter().cloned()).collect();
+        let mut settled = settle(tx, scope, &Batch { claim, asked })?;
+        let mut took = settled.took.into_iter();
+        for (n, batch) in batches {
+            let took = took.by_ref().take(batch.asked.len()).collect();
+            let waiting = std::mem::take(&mut settled.waiting);
+            all.push((n, Settled { took, extended: settled.extended, waiting }));
+        }
+    }
+    all.sort_by_key(|(n, _)| *n);
+    Ok(all.into_iter().map(|(_, settled)| settled).collect())
 }
 
 /// Settles, if the member still holds the claim: its id says so, whatever time it is here.
