@@ -120,7 +120,8 @@ impl Engine {
 
 /// A path, of which a `*` stands for the newest version, or a name to look for in `PATH` and where servers are that
 /// ordinary users don't start.
-pub(crate) fn locate(program: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn locate(program: &str) -> Option<PathBuf> {
     if let Some((versions, rest)) = program.split_once("/*/") {
         let versions = std::fs::read_dir(versions).ok()?.flatten().map(|version| version.path());
         let programs = versions.map(|version| version.join(rest)).filter(|path| path.exists());

@@ -24,7 +24,7 @@ mod running;
 mod wait;
 pub mod wire;
 
-pub use engine::{Absence, Engine, Needs, find};
+pub use engine::{Absence, Engine, Needs, find, locate};
 pub use engines::ENGINES;
 pub use error::{Error, Result};
 pub use link::Link;

@@ -213,7 +213,7 @@ mod amqp {
 fn kafka_store(running: &Running) -> Result<(), String> {
     run(kafka(running, "TopicCommand").args(["--create", "--topic", "keys"]))?;
     let mut send = kafka(running, "ConsoleProducer");
-    send.args(["--topic", "keys", "--sync", "--command-property", "acks=all"]).stdin(Stdio::piped());
+    send.args(["--topic", "keys", "--sync"]).stdin(Stdio::piped());
     let mut send = send.stdout(Stdio::null()).spawn().map_err(|failure| failure.to_string())?;
     writeln!(send.stdin.take().unwrap(), "{VALUE}").map_err(|failure| failure.to_string())?;
     let status = send.wait().map_err(|failure| failure.to_string())?;
