@@ -93,7 +93,7 @@ impl Engine {
             return Some(Absence(format!("{program} isn't on this machine ({packages}); {remedy}")));
         }
         let jars = self.needs.jars.filter(|name| !maven::is_installed(name))?;
-        Some(Absence(format!("the jars of {jars} aren't in {}; {remedy}", maven::folder(jars).display())))
+        Some(Absence(format!("the jars of {jars} haven't been fetched from Maven Central; {remedy}")))
     }
 
     /// The file that is run, or looked at.

@@ -14,16 +14,31 @@ struct Jars {
     artifacts: &'static [&'static str],
 }
 
-const JARS: &[Jars] = &[Jars {
-    name: "kafka",
-    // The 4 series runs on Java 17 and later.
-    version: "4.1.0",
-    artifacts: &[
-        "org.apache.kafka:kafka_2.13:4.1.0",
-        "org.apache.kafka:kafka-tools:4.1.0",
-        "org.slf4j:slf4j-simple:1.7.36",
-    ],
-}];
+const JARS: &[Jars] = &[
+    Jars {
+        name: "kafka",
+        // The 4 series runs on Java 17 and later.
+        version: "4.1.0",
+        artifacts: &[
+            "org.apache.kafka:kafka_2.13:4.1.0",
+            "org.apache.kafka:kafka-tools:4.1.0",
+            "org.slf4j:slf4j-simple:1.7.36",
+        ],
+    },
+    Jars {
+        name: "activemq",
+        // The 6 series too.
+        version: "6.1.6",
+        artifacts: &[
+            "org.apache.activemq:activemq-broker:6.1.6",
+            "org.apache.activemq:activemq-kahadb-store:6.1.6",
+            "org.apache.activemq:activemq-amqp:6.1.6",
+            "org.apache.activemq:activemq-stomp:6.1.6",
+            "org.apache.activemq:activemq-console:6.1.6",
+            "org.slf4j:slf4j-simple:2.0.16",
+        ],
+    },
+];
 
 /// Where the jars are: `target/engines/NAME` of the workspace.
 pub(crate) fn folder(name: &str) -> PathBuf {

@@ -35,7 +35,8 @@ fn plan(site: &Site<'_>, count: usize) -> Result<Plan> {
     let mut nodes = Vec::new();
     for (n, (port, controller)) in ports.into_iter().zip(controllers).enumerate() {
         let settings = settings(site, n + 1, count, &port, &controller, &voters)?;
-        let format = java("kafka.tools.StorageTool", "-Xmx128m").words(&format!("format -t {CLUSTER_ID} -c"));
+        let format = java("kafka.tools.StorageTool", "-XX:TieredStopAtLevel=1")
+            .words(&format!("format -t {CLUSTER_ID} -c"));
         site.run(&format.arg(&settings))?;
         let launch = java("kafka.Kafka", "-Xmx384m").arg(settings);
         let mut node = NodePlan::new(port, launch, |port| brokers(port).map(drop));
@@ -66,16 +67,16 @@ fn settings(
          transaction.state.log.replication.factor={count}\ntransaction.state.log.min.isr={in_step}\n\
          transaction.state.log.num.partitions=4\nshare.coordinator.state.topic.replication.factor={count}\n\
          share.coordinator.state.topic.min.isr={in_step}\ngroup.initial.rebalance.delay.ms=0\n\
-         group.min.session.timeout.ms=1000\ncontrolled.shutdown.enable=true\n",
+         group.min.session.timeout.ms=1000\nbroker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n",
         data.display()
     );
     site.file(format!("server-{id}.properties"), &text)
 }
 
-fn java(main: &str, memory: &str) -> Launch {
+fn java(main: &str, option: &str) -> Launch {
     let jars = maven::jars("kafka").unwrap_or_default().join("*");
     Launch::new(locate("java").unwrap_or_default())
-        .arg(memory)
+        .arg(option)
         .words("-XX:+UseSerialGC -cp")
         .arg(jars)
         .arg(main)

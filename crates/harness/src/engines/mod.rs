@@ -1,9 +1,12 @@
 //! One file per engine: how it is started, and when it is ready.
 
+mod activemq;
 mod etcd;
+mod influxdb;
 mod kafka;
 mod mariadb;
 mod nats;
+mod nginx;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -18,10 +21,13 @@ pub const ENGINES: &[Engine] = &[
     nats::ENGINE,
     postgres::ENGINE,
     mariadb::ENGINE,
+    influxdb::ENGINE,
+    nginx::ENGINE,
     etcd::ENGINE,
     etcd::THREE,
     zookeeper::ENGINE,
     zookeeper::THREE,
+    activemq::ENGINE,
     rabbitmq::ENGINE,
     kafka::ENGINE,
     kafka::THREE,

@@ -24,6 +24,9 @@ pub(crate) fn of(engine: &str) -> Client {
         "zookeeper" => Client { store: zookeeper_store, find: zookeeper_find },
         "rabbitmq" => Client { store: rabbitmq_store, find: rabbitmq_find },
         "kafka" => Client { store: kafka_store, find: kafka_find },
+        "influxdb" => Client { store: influxdb_store, find: influxdb_find },
+        "activemq" => Client { store: activemq_store, find: activemq_find },
+        "nginx" => Client { store: nginx_find, find: nginx_find },
         _ => panic!("no client for {engine}"),
     }
 }
@@ -233,4 +236,34 @@ fn kafka(running: &Running, tool: &str) -> Command {
     command.arg(format!("org.apache.kafka.tools.{tool}"));
     command.args(["--bootstrap-server", running.url().trim_start_matches("kafka://")]);
     command
+}
+
+fn influxdb_store(running: &Running) -> Result<(), String> {
+    http(first(running), "POST", "/query?q=CREATE+DATABASE+kept", "")?;
+    http(first(running), "POST", "/write?db=kept", "kept_keys value=\"kept\"").map(drop)
+}
+
+fn influxdb_find(running: &Running) -> Result<(), String> {
+    expect(&http(first(running), "GET", "/query?db=kept&q=SELECT+value+FROM+kept_keys", "")?)
+}
+
+fn nginx_find(running: &Running) -> Result<(), String> {
+    expect(&http(first(running), "GET", "/", "")?)
+}
+
+const STOMP_CONNECT: &[u8] = b"CONNECT\naccept-version:1.2\nhost:localhost\n\n\0";
+
+fn activemq_store(running: &Running) -> Result<(), String> {
+    let mut stream = connect(first(running))?;
+    exchange(&mut stream, STOMP_CONNECT, |answer| answer.starts_with(b"CONNECTED"))?;
+    let send = b"SEND\ndestination:/queue/keys\npersistent:true\nreceipt:1\n\nkept\0";
+    exchange(&mut stream, send, |answer| contains(answer, b"receipt-id:1")).map(drop)
+}
+
+/// Without acknowledging it: it is there for the next.
+fn activemq_find(running: &Running) -> Result<(), String> {
+    let subscribe = b"SUBSCRIBE\nid:1\ndestination:/queue/keys\nack:client\n\n\0";
+    let mut stream = connect(first(running))?;
+    exchange(&mut stream, STOMP_CONNECT, |answer| answer.starts_with(b"CONNECTED"))?;
+    exchange(&mut stream, subscribe, |answer| contains(answer, b"kept\0")).map(drop)
 }
