@@ -96,7 +96,7 @@ fn forward(client: TcpStream, server: u16, state: &Mutex<State>) -> io::Result<(
 fn copy((mut from, mut to): (TcpStream, TcpStream)) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if !buffer.get(..read).is_some_and(|bytes| to.write_all(bytes).is_ok()) {
+        if buffer.get(..read).is_none_or(|bytes| to.write_all(bytes).is_err()) {
             break;
         }
     }

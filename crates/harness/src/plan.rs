@@ -14,6 +14,10 @@ use crate::wait::until;
 
 /// `Err` says what is still missing.
 pub(crate) type Probe = fn(u16) -> Result<(), String>;
+/// Of the nodes on these ports together; `Err` says what is still missing.
+pub(crate) type Whole = fn(&[u16]) -> Result<(), String>;
+/// Makes a cluster of nodes that run.
+pub(crate) type Form = fn(&Site<'_>, &[u16]) -> Result<()>;
 
 /// For one-off commands: `initdb`, `redis-cli --cluster create`.
 const SETUP: Duration = Duration::from_secs(60);
@@ -22,10 +26,10 @@ const SETUP: Duration = Duration::from_secs(60);
 pub(crate) struct Plan {
     pub(crate) url: String,
     pub(crate) nodes: Vec<NodePlan>,
-    /// Makes a cluster of nodes that run; once.
-    pub(crate) form: Option<fn(&Site<'_>, &[u16]) -> Result<()>>,
+    /// Called once, at the first start.
+    pub(crate) form: Option<Form>,
     /// Whether the nodes make a whole.
-    pub(crate) formed: Option<fn(&[u16]) -> Result<(), String>>,
+    pub(crate) formed: Option<Whole>,
 }
 
 /// One server process.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::node::{Node, START};
-use crate::plan::{Plan, Site};
+use crate::plan::{Plan, Site, Whole};
 use crate::wait::until;
 
 /// An engine that runs, until this is dropped: then its servers end and their folder goes.
@@ -16,7 +16,7 @@ pub struct Running {
     engine: &'static Engine,
     url: String,
     nodes: Vec<Node>,
-    formed: Option<fn(&[u16]) -> Result<(), String>>,
+    formed: Option<Whole>,
     /// Behind the nodes, so that they are gone before it goes.
     folder: Option<TempDir>,
 }
