@@ -173,3 +173,19 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_elses_server_is_used_and_left_alone() {
+        let running = Running::external(crate::find("redis").unwrap(), "redis://elsewhere:6379".to_owned());
+        assert_eq!(running.url(), "redis://elsewhere:6379");
+        assert!(!running.is_ours() && !running.is_ready());
+        for action in [Running::stop, Running::kill, Running::freeze, Running::thaw, Running::restart] {
+            let error = action(&running).unwrap_err().to_string();
+            assert!(error.contains("LINCHPIN_TEST_REDIS_URL"), "{error}");
+        }
+    }
+}

@@ -21,6 +21,7 @@ pub const ENGINES: &[Engine] = &[
     nats::ENGINE,
     postgres::ENGINE,
     mariadb::ENGINE,
+    mariadb::REPLICA,
     influxdb::ENGINE,
     nginx::ENGINE,
     etcd::ENGINE,

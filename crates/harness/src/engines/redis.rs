@@ -54,7 +54,10 @@ fn cluster(site: &Site<'_>) -> Result<Plan> {
 
 fn server(port: &Port) -> Launch {
     Launch::new(locate("redis-server").unwrap_or_default())
-        .words(&format!("--port {} --bind 127.0.0.1 --daemonize no --appendonly yes --save", port.number()))
+        .words(&format!(
+            "--port {} --bind 127.0.0.1 --daemonize no --appendonly yes --shutdown-timeout 0 --save",
+            port.number()
+        ))
         .arg("")
 }
 

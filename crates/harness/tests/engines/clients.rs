@@ -107,16 +107,17 @@ fn psql(running: &Running, statement: &str) -> Result<String, String> {
     run(Command::new("psql").args(["--no-psqlrc", "-At", running.url(), "-c", statement]))
 }
 
+/// Written to the primary, read from the replica if there is one.
 fn mariadb_store(running: &Running) -> Result<(), String> {
-    mariadb(running, "CREATE TABLE kept_keys AS SELECT 'kept' AS value").map(drop)
+    mariadb(first(running), "CREATE TABLE kept_keys AS SELECT 'kept' AS value").map(drop)
 }
 
 fn mariadb_find(running: &Running) -> Result<(), String> {
-    expect(&mariadb(running, "SELECT value FROM kept_keys")?)
+    expect(&mariadb(last(running), "SELECT value FROM kept_keys")?)
 }
 
-fn mariadb(running: &Running, statement: &str) -> Result<String, String> {
-    let port = first(running).to_string();
+fn mariadb(port: u16, statement: &str) -> Result<String, String> {
+    let port = port.to_string();
     let place = ["--no-defaults", "-h", "127.0.0.1", "-P", &port, "-u", "root", "linchpin"];
     run(Command::new("mariadb").args(place).args(["-N", "-e", statement]))
 }

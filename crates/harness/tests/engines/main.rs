@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Failed, Trial};
 use linchpin_harness::{ENGINES, Engine, Running, find, started_at};
 
+use clients::Client;
+
 /// Names the engine that a child of this program starts and holds until it is killed.
 const CHILD: &str = "LINCHPIN_HARNESS_CHILD";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,16 +38,14 @@ fn main() -> ExitCode {
 /// Reported as ignored, with the reason, when the engine can't be had here.
 fn trial(name: &str, engine: &'static Engine, run: fn(&'static Engine) -> Result<(), Failed>) -> Trial {
     let name = format!("{}::{name}", engine.name);
-    if engine.external().is_some() {
-        let reason = format!("not-run: {} is set, and it isn't ours to kill", engine.url_variable());
-        return Trial::test(name, || Ok(())).with_kind(reason).with_ignored_flag(true);
-    }
-    match engine.absence() {
+    let external = || format!("{} is set, and it isn't ours to kill", engine.url_variable());
+    let absent = || engine.absence().map(|absence| absence.to_string());
+    match engine.external().map(|_| external()).or_else(absent) {
         None => Trial::test(name, move || run(engine)),
-        Some(absence) => {
-            let reason = format!("not-run: {absence}");
-            let fail = reason.clone();
-            Trial::test(name, move || Err(fail.into())).with_kind(reason).with_ignored_flag(true)
+        Some(reason) => {
+            let reason = format!("not-run: {reason}");
+            let failure = reason.clone();
+            Trial::test(name, move || Err(failure.into())).with_kind(reason).with_ignored_flag(true)
         }
     }
 }
@@ -67,7 +67,7 @@ fn lifecycle(engine: &'static Engine) -> Result<(), Failed> {
     running.restart()?;
     clock.lap("restarted");
     check(running.is_ready(), "ready after a restart")?;
-    (client.find)(&running)?;
+    find_again(&client, &running)?;
     clock.lap("found");
 
     running.freeze()?;
@@ -75,6 +75,15 @@ fn lifecycle(engine: &'static Engine) -> Result<(), Failed> {
     running.thaw()?;
     check(eventually(|| running.is_ready()), "ready once thawed")?;
     clock.lap("frozen and thawed");
+
+    if let [_, node, _, ..] = running.nodes() {
+        node.kill()?;
+        find_again(&client, &running)?;
+        clock.lap("served without one node");
+        node.restart()?;
+        check(eventually(|| running.is_ready()), "whole again")?;
+        clock.lap("whole again");
+    }
 
     running.stop()?;
     clock.lap("stopped");
@@ -84,6 +93,16 @@ fn lifecycle(engine: &'static Engine) -> Result<(), Failed> {
     drop(running);
     clock.lap("dropped");
     nothing_left(&folder)
+}
+
+/// What was stored: a replica may be behind, and a cluster may have to elect first.
+fn find_again(client: &Client, running: &Running) -> Result<(), Failed> {
+    let mut outcome = Ok(());
+    eventually(|| {
+        outcome = (client.find)(running);
+        outcome.is_ok()
+    });
+    outcome.map_err(Failed::from)
 }
 
 /// A child of this program starts the engine and is killed: the engine has to go with it.
