@@ -161,3 +161,37 @@ impl Node {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Port;
+    use crate::process::Launch;
+
+    #[test]
+    fn a_server_that_ends_is_noticed_at_once_and_its_log_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch::new("/bin/sh").arg("-c").arg("echo no room left; exit 3");
+        let plan = NodePlan::new(Port::free().unwrap(), launch, |_| Err("never".to_owned()));
+        let node = Node::new("engine 2".to_owned(), folder.path(), plan);
+        let error = node.restart().unwrap_err().to_string();
+        for part in ["engine 2: ended instead of answering", "exit status: 3", "no room left"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_kill_reaches_children_that_left_the_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch::new("/bin/sh").arg("-c").arg("setsid sleep 600 & echo $! >child; wait");
+        let plan = NodePlan::new(Port::free().unwrap(), launch, |_| Ok(()));
+        let node = Node::new("engine".to_owned(), folder.path(), plan);
+        node.launch().unwrap();
+        let child = || std::fs::read_to_string(folder.path().join("child")).ok()?.trim().parse().ok();
+        assert!(until(START, || child().is_some()));
+        let lives = || crate::started_at(child().unwrap()).is_some();
+        assert!(lives());
+        node.kill().unwrap();
+        assert!(!lives() && node.pid().is_none());
+    }
+}

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{self, Signal};
@@ -25,6 +25,8 @@ rm -rf "$2"
 "#;
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
 const LOG_TAIL_LINES: usize = 20;
+/// How long a request to stop is given before it is repeated: a Redis that is rewriting its log forgets the first.
+const INSISTENCE: Duration = Duration::from_secs(1);
 /// A killed process is gone once the kernel has freed its memory.
 const DEATH: Duration = Duration::from_secs(10);
 
@@ -143,10 +145,13 @@ impl Process {
         self.thaw()?;
         let pid = self.child.id();
         let family = descendants(pid);
-        send(pid, signal)?;
-        if until(patience, || has_exited(pid)) {
-            self.reap()?;
-            return end_all(&family);
+        let asked = Instant::now();
+        while asked.elapsed() < patience {
+            send(pid, signal)?;
+            if until(INSISTENCE, || has_exited(pid)) {
+                self.reap()?;
+                return end_all(&family);
+            }
         }
         self.kill()
     }

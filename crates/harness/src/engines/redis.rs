@@ -19,6 +19,7 @@ pub(crate) const ENGINE: Engine = Engine { name: "redis", needs: NEEDS, plan: al
 /// Three primaries, each with a replica.
 pub(crate) const CLUSTER: Engine = Engine { name: "redis-cluster", needs: NEEDS, plan: cluster };
 
+const PONG: &[u8] = b"+PONG\r\n";
 const CLUSTER_NODES: usize = 6;
 /// A replica promotes itself after this, and an election.
 const NODE_TIMEOUT_MS: u32 = 2000;
@@ -62,7 +63,13 @@ fn server(port: &Port) -> Launch {
 }
 
 fn answers(port: u16) -> Result<(), String> {
-    ask(port, b"PING\r\n", |answer| answer.starts_with(b"+PONG\r\n")).map(drop)
+    let answer = ask(port, b"PING\r\n", |answer| answer.ends_with(b"\r\n"))?;
+    if answer == PONG { Ok(()) } else { Err(format!("answers {:?}", String::from_utf8_lossy(&answer))) }
+}
+
+/// The answer ends where that to the next command begins.
+fn tell(port: u16, command: &str) -> Result<Vec<u8>, String> {
+    ask(port, format!("{command}\r\nPING\r\n").as_bytes(), |answer| answer.ends_with(PONG))
 }
 
 fn form(site: &Site<'_>, ports: &[u16]) -> Result<()> {
@@ -79,8 +86,10 @@ fn form(site: &Site<'_>, ports: &[u16]) -> Result<()> {
 fn formed(ports: &[u16]) -> Result<(), String> {
     let mut replicas = 0;
     for &port in ports {
-        ask(port, b"CLUSTER INFO\r\n", |answer| contains(answer, b"cluster_state:ok"))?;
-        let role = ask(port, b"INFO replication\r\n", |answer| contains(answer, b"second_repl_offset"))?;
+        if !contains(&tell(port, "CLUSTER INFO")?, b"cluster_state:ok") {
+            return Err(format!("the node on port {port} doesn't see a whole cluster"));
+        }
+        let role = tell(port, "INFO replication")?;
         if contains(&role, b"role:slave") {
             replicas += 1;
             if !contains(&role, b"master_link_status:up") {

@@ -27,12 +27,13 @@ fn main() -> ExitCode {
     if let Ok(name) = std::env::var(CHILD) {
         hold(&name);
     }
-    let trials = ENGINES.iter().map(|engine| trial("lifecycle", engine, lifecycle));
+    // The slow ones first, so that they don't run alone at the end.
+    let trials = ENGINES.iter().rev().map(|engine| trial("lifecycle", engine, lifecycle));
     let orphans =
         ORPHANS.map(|name| trial("dies_with_its_parent", find(name).unwrap(), dies_with_its_parent));
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_ONCE);
-    libtest_mimic::run(&arguments, trials.chain(orphans).collect()).exit_code()
+    libtest_mimic::run(&arguments, orphans.into_iter().chain(trials).collect()).exit_code()
 }
 
 /// Reported as ignored, with the reason, when the engine can't be had here.
