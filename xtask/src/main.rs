@@ -1,6 +1,7 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask matrix`, `cargo xtask bench`.
+//! The project's chores: `cargo xtask test`, `matrix`, `engines`, `bench`.
 
 mod bench;
+mod engines;
 mod matrix;
 mod test;
 
@@ -33,6 +34,11 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// The servers the tests run on: install, up, down, status
+    Engines {
+        #[command(subcommand)]
+        task: engines::Task,
+    },
     /// Measure, in a release build; the benches write docs/performance.*
     Bench {
         /// One claim; all of them without it
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Test { quick } => test::run(quick),
         Chore::Matrix { check: true } => matrix::check(),
         Chore::Matrix { check: false } => matrix::write(),
+        Chore::Engines { task } => engines::run(task),
         Chore::Bench { name } => bench::run(name.as_deref()),
     };
     match done {

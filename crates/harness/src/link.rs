@@ -1,0 +1,152 @@
+//! A link to a server that can be cut.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Forwards the connections to a port of its own to a server's, until it is cut; for clients that are to lose their
+/// server while the server lives. Cutting closes both sides of every connection; dropping cuts for good.
+pub struct Link {
+    port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    cut: bool,
+    closed: bool,
+    streams: Vec<TcpStream>,
+}
+
+impl Link {
+    /// A link to this port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn to(server: u16) -> io::Result<Link> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = listener.local_addr()?.port();
+        let state = Arc::<Mutex<State>>::default();
+        let link = Link { port, state: Arc::clone(&state) };
+        thread::Builder::new()
+            .name(format!("link to {server}"))
+            .spawn(move || accept(&listener, server, &state))?;
+        Ok(link)
+    }
+
+    /// Where clients connect, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Closes every connection, and every new one, until [`mend`](Link::mend).
+    pub fn cut(&self) {
+        let mut state = lock(&self.state);
+        state.cut = true;
+        close_all(&mut state);
+    }
+
+    /// Lets new connections through.
+    pub fn mend(&self) {
+        lock(&self.state).cut = false;
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        close_all(&mut state);
+        drop(state);
+        // Wakes the thread that accepts; that it is gone already is as good.
+        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+    }
+}
+
+fn accept(listener: &TcpListener, server: u16, state: &Mutex<State>) {
+    for client in listener.incoming() {
+        if lock(state).closed {
+            return;
+        }
+        // A client that went away, and a server that isn't there, look alike to the other side: closed.
+        let _ = client.and_then(|client| forward(client, server, state));
+    }
+}
+
+/// Registers the connection under the lock that `cut` takes, so that none slips through.
+fn forward(client: TcpStream, server: u16, state: &Mutex<State>) -> io::Result<()> {
+    let server = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, server)))?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let mut state = lock(state);
+    if state.cut || state.closed {
+        return Ok(());
+    }
+    state.streams.retain(|stream| stream.peer_addr().is_ok());
+    state.streams.extend([client.try_clone()?, server.try_clone()?]);
+    let (back, forth) = ((server.try_clone()?, client.try_clone()?), (client, server));
+    thread::Builder::new().name("link forth".to_owned()).spawn(move || copy(forth))?;
+    thread::Builder::new().name("link back".to_owned()).spawn(move || copy(back))?;
+    Ok(())
+}
+
+/// Until one side ends; then the other side hears of it.
+fn copy((mut from, mut to): (TcpStream, TcpStream)) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if buffer.get(..read).is_none_or(|bytes| to.write_all(bytes).is_err()) {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+fn close_all(state: &mut State) {
+    for stream in state.streams.drain(..) {
+        // One that is closed already is as good.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn echo_server() -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || copy((stream.try_clone().unwrap(), stream)));
+            }
+        });
+        port
+    }
+
+    fn echoes(stream: &mut TcpStream) -> bool {
+        let mut answer = [0; 5];
+        stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut answer)).is_ok()
+            && &answer == b"hello"
+    }
+
+    #[test]
+    fn a_cut_link_ends_connections_and_a_mended_one_takes_new_ones() {
+        let link = Link::to(echo_server()).unwrap();
+        let mut before = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).unwrap();
+        assert!(echoes(&mut before));
+        link.cut();
+        assert!(!echoes(&mut before));
+        let mut during = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).unwrap();
+        assert!(!echoes(&mut during));
+        link.mend();
+        let mut after = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).unwrap();
+        assert!(echoes(&mut after));
+        assert!(!echoes(&mut before));
+    }
+}
