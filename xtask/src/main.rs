@@ -27,6 +27,9 @@ enum Chore {
         /// Only format, lints and unit tests
         #[arg(long)]
         quick: bool,
+        /// Also start, kill, freeze and restart every engine of this machine
+        #[arg(long, conflicts_with = "quick")]
+        engines: bool,
     },
     /// Write docs/matrix.json, docs/matrix.md and the expected outcomes from the last conformance run
     Matrix {
@@ -48,7 +51,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
-        Chore::Test { quick } => test::run(quick),
+        Chore::Test { quick, engines } => test::run(quick, engines),
         Chore::Matrix { check: true } => matrix::check(),
         Chore::Matrix { check: false } => matrix::write(),
         Chore::Engines { task } => engines::run(task),

@@ -99,7 +99,7 @@ fn pom(jars: &Jars) -> String {
         dependencies += "</dependency>\n";
     }
     format!(
-        r#"<project xmlns="http://maven.apache.org/POM/4.0.0">
+        r#"<project>
 <modelVersion>4.0.0</modelVersion>
 <groupId>linchpin</groupId><artifactId>{}</artifactId><version>1</version>
 <dependencies>
