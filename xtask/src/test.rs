@@ -19,7 +19,16 @@ const STEPS: [Step; 6] = [
     Step {
         name: "lints",
         thorough: false,
-        args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        args: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--features",
+            "linchpin-harness/live",
+            "--",
+            "-D",
+            "warnings",
+        ],
     },
     Step { name: "docs", thorough: true, args: &["doc", "--workspace", "--no-deps"] },
     Step { name: "unit tests", thorough: false, args: &["test", "--workspace", "--lib", "--bins"] },
@@ -31,6 +40,12 @@ const STEPS: [Step; 6] = [
     },
 ];
 
+const ENGINES: Step = Step {
+    name: "engines",
+    thorough: true,
+    args: &["test", "-p", "linchpin-harness", "--features", "live", "--test", "engines"],
+};
+
 /// What the test programs said, added up.
 #[derive(Default)]
 struct Totals {
@@ -38,18 +53,21 @@ struct Totals {
     failed: u64,
 }
 
-pub(crate) fn run(quick: bool) -> Result<(), Failure> {
+pub(crate) fn run(quick: bool, engines: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let mut totals = Totals::default();
-    let outcome = run_steps(quick, &mut totals);
+    let outcome = run_steps(quick, engines, &mut totals);
     println!("\nin {:.0?}", started.elapsed());
     println!("{} passed, {} failed", totals.passed, totals.failed);
     outcome
 }
 
-fn run_steps(quick: bool, totals: &mut Totals) -> Result<(), Failure> {
+fn run_steps(quick: bool, engines: bool, totals: &mut Totals) -> Result<(), Failure> {
     for step in STEPS.iter().filter(|step| !(quick && step.thorough)) {
         timed(step.name, || run_cargo(step, totals))?;
+    }
+    if engines {
+        timed(ENGINES.name, || run_cargo(&ENGINES, totals))?;
     }
     if quick { Ok(()) } else { timed("matrix", matrix::check) }
 }
