@@ -1,4 +1,5 @@
-//! Every engine this machine has is started, killed, frozen, restarted and stopped; the others are reported as not run.
+//! Every engine this machine has is started, killed, frozen, restarted and stopped; the others are reported as not run,
+//! and so are all of them without the feature `live`.
 
 // A test program without the standard harness isn't known as one.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
@@ -36,12 +37,13 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, orphans.into_iter().chain(trials).collect()).exit_code()
 }
 
-/// Reported as ignored, with the reason, when the engine can't be had here.
+/// Reported as ignored, with the reason, when the engine can't be had here or wasn't asked for.
 fn trial(name: &str, engine: &'static Engine, run: fn(&'static Engine) -> Result<(), Failed>) -> Trial {
     let name = format!("{}::{name}", engine.name);
     let external = || format!("{} is set, and it isn't ours to kill", engine.url_variable());
     let absent = || engine.absence().map(|absence| absence.to_string());
-    match engine.external().map(|_| external()).or_else(absent) {
+    let unasked = (!cfg!(feature = "live")).then(|| "run `cargo xtask test --engines`".to_owned());
+    match unasked.or_else(|| engine.external().map(|_| external())).or_else(absent) {
         None => Trial::test(name, move || run(engine)),
         Some(reason) => {
             let reason = format!("not-run: {reason}");
