@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::engines::ENGINES;
 use crate::error::{Error, Result};
 use crate::maven;
-use crate::plan::{Plan, Site};
+use crate::plan::{Plan, Site, Sync};
 use crate::running::Running;
 
 /// How often a start is tried again when somebody took the port first.
@@ -56,6 +56,19 @@ impl Engine {
     /// # Errors
     /// When this machine doesn't have it, or it ends instead, or isn't ready within 90 s; with the end of its log.
     pub fn start(&'static self) -> Result<Running> {
+        self.launch(Sync::ByDefault)
+    }
+
+    /// The same, but a server that doesn't wait for the disk: what it answered survives its own death, not the machine's.
+    /// For tests that kill servers, and mustn't be late because the disk is busy.
+    ///
+    /// # Errors
+    /// As [`start`](Engine::start).
+    pub fn start_unsynced(&'static self) -> Result<Running> {
+        self.launch(Sync::Never)
+    }
+
+    fn launch(&'static self, sync: Sync) -> Result<Running> {
         if let Some(url) = self.external() {
             return Ok(Running::external(self, url));
         }
@@ -64,7 +77,7 @@ impl Engine {
         }
         let mut clashes = 0;
         loop {
-            match Running::start(self) {
+            match Running::start(self, sync) {
                 Err(error) if error.is_port_clash() && clashes < CLASHES => clashes += 1,
                 outcome => return outcome,
             }

@@ -1,8 +1,9 @@
 //! Engines that come as jars from Maven Central.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use crate::error::{Error, Result};
 
@@ -40,6 +41,9 @@ const JARS: &[Jars] = &[
     },
 ];
 
+/// How often a fetch is tried.
+const ATTEMPTS: usize = 3;
+
 /// Where the jars are: `target/engines/NAME` of the workspace.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -76,17 +80,21 @@ pub fn install(name: &str) -> Result<()> {
     fs::create_dir_all(&folder).map_err(|failure| failed("can't make its folder", failure))?;
     fs::write(folder.join("pom.xml"), pom(jars))
         .map_err(|failure| failed("can't write its pom.xml", failure))?;
-    let status = Command::new("mvn")
-        .args(["--quiet", "--batch-mode", "dependency:copy-dependencies", "-DincludeScope=runtime"])
-        .arg("-DoutputDirectory=partial")
-        .current_dir(&folder)
-        .status()
-        .map_err(|failure| failed("can't run mvn", failure))?;
-    if !status.success() {
-        return Err(Error::new(name, format!("mvn failed: {status}")));
+    // What one attempt has fetched, the next doesn't fetch again.
+    let fetched = (0..ATTEMPTS).any(|_| copy_dependencies(&folder).is_ok_and(|status| status.success()));
+    if !fetched {
+        return Err(Error::new(name, format!("mvn failed {ATTEMPTS} times in {}", folder.display())));
     }
     fs::rename(folder.join("partial"), folder.join(jars.version))
         .map_err(|failure| failed("can't move what mvn fetched", failure))
+}
+
+fn copy_dependencies(folder: &Path) -> io::Result<ExitStatus> {
+    Command::new("mvn")
+        .args(["--quiet", "--batch-mode", "dependency:copy-dependencies", "-DincludeScope=runtime"])
+        .arg("-DoutputDirectory=partial")
+        .current_dir(folder)
+        .status()
 }
 
 fn pom(jars: &Jars) -> String {

@@ -62,6 +62,23 @@ impl Plan {
 pub(crate) struct Site<'a> {
     pub(crate) engine: &'static str,
     pub(crate) folder: &'a Path,
+    pub(crate) sync: Sync,
+}
+
+/// What a server does before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// What its users have unless they say otherwise.
+    ByDefault,
+    /// It hands what it answers to the operating system, and leaves the disk to that.
+    Never,
+}
+
+impl Site<'_> {
+    /// The words that keep a server from waiting for the disk, if that was asked for.
+    pub(crate) fn unsynced(&self, words: &'static str) -> &'static str {
+        if self.sync == Sync::Never { words } else { "" }
+    }
 }
 
 impl Site<'_> {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::node::{Node, START};
-use crate::plan::{Plan, Site, Whole};
+use crate::plan::{Plan, Site, Sync, Whole};
 use crate::wait::until;
 
 /// An engine that runs, until this is dropped: then its servers end and their folder goes.
@@ -27,11 +27,11 @@ impl Running {
         Running { engine, url, nodes: Vec::new(), formed: None, folder: None }
     }
 
-    pub(crate) fn start(engine: &'static Engine) -> Result<Running> {
+    pub(crate) fn start(engine: &'static Engine, sync: Sync) -> Result<Running> {
         let prefix = format!("linchpin-{}-", engine.name);
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir();
         let folder = folder.map_err(|failure| Error::io(engine.name, "gets no folder", failure))?;
-        let site = Site { engine: engine.name, folder: folder.path() };
+        let site = Site { engine: engine.name, folder: folder.path(), sync };
         let Plan { url, nodes, form, formed } = (engine.plan)(&site)?;
         let alone = nodes.len() == 1;
         let name =
@@ -42,7 +42,7 @@ impl Running {
         let running = Running { engine, url, nodes, formed, folder: Some(folder) };
         running.launch()?;
         if let Some((form, folder)) = form {
-            form(&Site { engine: engine.name, folder: &folder }, &running.ports())?;
+            form(&Site { engine: engine.name, folder: &folder, sync }, &running.ports())?;
         }
         running.await_formed()?;
         Ok(running)

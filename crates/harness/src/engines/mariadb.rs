@@ -71,6 +71,7 @@ fn server(site: &Site<'_>, id: u32, port: &Port) -> Launch {
         .arg(option("pid-file", &format!("mariadb-{id}.pid")))
         .words("--log-bin=bin --binlog-format=ROW --gtid-strict-mode=1 --log-slave-updates=1")
         .words("--skip-name-resolve --local-infile=1")
+        .words(site.unsynced("--innodb-flush-log-at-trx-commit=2 --sync-binlog=0"))
 }
 
 /// A greeting of protocol 10 behind the packet's four bytes of length and number; a refusal has 255 there.

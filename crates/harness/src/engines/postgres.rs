@@ -45,6 +45,7 @@ fn plan(site: &Site<'_>) -> Result<Plan> {
             "-h 127.0.0.1 -p {} -c max_prepared_transactions=64 -c max_connections=200",
             port.number()
         ))
+        .words(site.unsynced("-c fsync=off"))
         .arg("-k")
         .arg(site.folder);
     let mut node = NodePlan::new(port, launch, answers);

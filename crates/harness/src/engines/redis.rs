@@ -28,7 +28,7 @@ fn alone(site: &Site<'_>) -> Result<Plan> {
     let port = site.port()?;
     let url = format!("redis://127.0.0.1:{}", port.number());
     let folder = site.subfolder("data")?;
-    let launch = server(&port).arg("--dir").arg(folder);
+    let launch = server(site, &port).arg("--dir").arg(folder);
     Ok(Plan::single(url, NodePlan::new(port, launch, answers)))
 }
 
@@ -38,7 +38,7 @@ fn cluster(site: &Site<'_>) -> Result<Plan> {
     let mut nodes = Vec::new();
     for (n, port) in ports.into_iter().enumerate() {
         let bus = site.port()?;
-        let launch = server(&port)
+        let launch = server(site, &port)
             .arg("--dir")
             .arg(site.subfolder(&format!("data-{}", n + 1))?)
             .words(&format!(
@@ -53,8 +53,10 @@ fn cluster(site: &Site<'_>) -> Result<Plan> {
     Ok(Plan { url, nodes, form: Some(form), formed: Some(formed) })
 }
 
-fn server(port: &Port) -> Launch {
+/// With the default of syncing once a second Redis puts writes off while a sync is slow, and a kill takes them.
+fn server(site: &Site<'_>, port: &Port) -> Launch {
     Launch::new(locate("redis-server").unwrap_or_default())
+        .words(site.unsynced("--appendfsync no"))
         .words(&format!(
             "--port {} --bind 127.0.0.1 --daemonize no --appendonly yes --shutdown-timeout 0 --save",
             port.number()
