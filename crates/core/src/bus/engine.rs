@@ -176,14 +176,18 @@ pub struct Caps {
     pub redelivery: bool,
     /// Messages can be delayed, when published and when nacked.
     pub delay: bool,
-    /// A group can start at, and seek to, oldest, newest and offsets.
+    /// A group can start at, and seek to, oldest, newest and offsets. Without it a new group begins with what is
+    /// published from then on; only what was published while the topic had no group at all is kept, for the first.
     pub replay: bool,
     /// And times.
     pub replay_time: bool,
-    /// Age and length retention are applied.
+    /// Age and length retention are applied. Without it nothing is kept that every group has settled.
     pub retention: bool,
-    /// `publish` answers with the offset.
+    /// `publish` answers with the offset. Offsets of a partition rise; only where engines say so are they dense.
     pub offsets: bool,
+    /// Points 1 and 2 of the contract hold when a replica takes over from a server that died, too. Without it, what was
+    /// answered `Ok` shortly before can be lost then. An engine without replicas has it.
+    pub failover: bool,
 }
 
 /// How a topic is kept. `Default` is documented per field.

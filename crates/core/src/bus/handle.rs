@@ -10,8 +10,8 @@ use tracing::Instrument;
 use super::layer::Layered;
 use super::layers::AutoCreate;
 use super::{
-    BusEngine, Caps, Consumer, Info, Layer, Message, Position, PublishOptions, Publisher, PublisherOptions,
-    Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic, check_name,
+    BusEngine, Caps, Consumer, Finding, Info, Layer, Message, Position, PublishOptions, Publisher,
+    PublisherOptions, Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic, check_name,
 };
 use crate::telemetry::{PUBLISH_FAILED, PUBLISHED, TRACEPARENT, TraceContext};
 use crate::url::EngineUrl;
@@ -19,6 +19,9 @@ use crate::{Error, Kind, Result};
 
 /// Opens the bus of one scheme.
 pub type OpenBus = fn(EngineUrl) -> BoxFuture<'static, Result<Arc<dyn BusEngine>>>;
+
+/// Looks at an engine from outside the contract: its settings, its privileges, its clock.
+pub type Examine = fn(EngineUrl) -> BoxFuture<'static, Vec<Finding>>;
 
 /// One line of the table of engines.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,9 @@ pub struct Scheme {
     pub feature: &'static str,
     /// How its bus is opened; `None` if this build lacks the feature.
     pub bus: Option<OpenBus>,
+    /// What `linchpin doctor` asks of it beyond what every engine is asked; `None` if there is nothing to ask, or this
+    /// build lacks the feature.
+    pub examine: Option<Examine>,
 }
 
 /// Messages, on any engine. Cheap to clone; clones share the engine.

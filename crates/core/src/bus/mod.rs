@@ -2,9 +2,11 @@
 //!
 //! [`Bus`] is the handle. [`BusEngine`] and [`Subscription`] are what an engine implements, and carry the contract.
 
+mod bridge;
 mod consumer;
 mod dead;
 mod engine;
+mod finding;
 mod gate;
 mod handle;
 mod layer;
@@ -14,14 +16,17 @@ mod message;
 mod name;
 mod partition;
 mod publisher;
+mod share;
 mod subscriber;
 mod topic;
 
+pub use bridge::{Bridge, BridgeTotals, Bridging};
 pub use consumer::{Consumer, Failure, Running, Totals};
 pub use dead::*;
 pub use engine::*;
+pub use finding::{Finding, Status};
 pub use gate::Gate;
-pub use handle::{Bus, OpenBus, Scheme};
+pub use handle::{Bus, Examine, OpenBus, Scheme};
 pub use layer::Layer;
 pub use layers::{Chaos, RateLimit, RetryLayer};
 pub use memory::{MEMORY, MemoryBus};
@@ -29,5 +34,6 @@ pub use message::{Delivery, Headers, Message, MessageId, Position, Receipt};
 pub use name::{check_name, check_options};
 pub use partition::{Partitioner, Round, murmur2};
 pub use publisher::{Publisher, PublisherOptions, Stored};
+pub use share::{Candidate, shares};
 pub use subscriber::Subscriber;
 pub use topic::{CONTENT_TYPE, Typed, TypedTopic};

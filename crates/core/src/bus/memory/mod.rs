@@ -27,6 +27,7 @@ pub const MEMORY: Scheme = Scheme {
     name: "memory",
     feature: "",
     bus: Some(|url| Box::pin(async move { Ok(MemoryBus::open(&url)? as _) })),
+    examine: None,
 };
 
 static NAMED: Mutex<BTreeMap<String, Weak<MemoryBus>>> = Mutex::new(BTreeMap::new());
@@ -151,6 +152,7 @@ impl BusEngine for MemoryBus {
             replay_time: true,
             retention: true,
             offsets: true,
+            failover: true,
         }
     }
 
