@@ -23,15 +23,26 @@
 
 mod claim;
 mod clock;
+mod fetching;
+pub(crate) mod group;
+pub(crate) mod hand;
 mod headers;
-mod share;
+pub(crate) mod hub;
+pub(crate) mod incoming;
+pub(crate) mod lease;
+pub(crate) mod member;
+mod order;
+mod ordered;
 pub mod sink;
 mod span;
+pub(crate) mod store;
+pub(crate) mod subscription;
+pub(crate) mod topic;
+mod window;
 
 pub use claim::{Plan, plan};
 pub use clock::MonotoneClock;
 pub use headers::{decode_headers, encode_headers};
-pub use share::{Member, shares};
 pub use span::{MAX_SPAN, Span};
 
 /// The version of the schema that this build reads and writes.

@@ -1,68 +1,21 @@
 //! Storing messages.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
-use linchpin_core::bus::{Message, Partitioner, Position, Round};
-use linchpin_core::{Error, Kind, Result};
+use linchpin_core::bus::Message;
 use rusqlite::CachedStatement;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 
-use super::NAME;
-use super::topic::{Topic, millis, place};
 use super::tx::{Step, Tx};
 use crate::relational::encode_headers;
+use crate::relational::incoming::Incoming;
+use crate::relational::topic::{Topic, millis_up, place};
 
-/// A message on its way in.
-#[derive(Debug)]
-pub(super) struct Row {
-    /// Its index in the call.
-    pub(super) at: usize,
-    pub(super) partition: u32,
-    headers: Option<Vec<u8>>,
-    message: Message,
-}
+/// A message on its way in, with its headers in one blob.
+pub(super) type Row = Incoming<Option<Vec<u8>>>;
 
-impl Row {
-    pub(super) fn new(at: usize, partition: u32, message: Message) -> Self {
-        Self { at, partition, headers: encode_headers(&message.headers), message }
-    }
-}
-
-/// Gives each row its partition, in the order [`append`] wants, and takes out those that the topic refuses.
-pub(super) fn accept(
-    topic: &Topic,
-    round: &Round,
-    partitioner: Partitioner,
-    mut rows: Vec<Row>,
-    answers: &mut [Result<Position>],
-) -> Vec<Row> {
-    rows.retain_mut(|row| {
-        let chosen = check_size(topic, &row.message)
-            .and_then(|()| partitioner.choose(&row.message, topic.partitions, round));
-        match chosen {
-            Ok(partition) => row.partition = partition,
-            Err(error) => {
-                if let Some(answer) = answers.get_mut(row.at) {
-                    *answer = Err(error.engine(NAME).op("publish").with("topic", &topic.name));
-                }
-                return false;
-            }
-        }
-        true
-    });
-    // Rows are large: their keys are sorted, and each row is moved once.
-    rows.sort_by_cached_key(|row| (row.message.delay.is_some(), row.partition, row.at));
-    rows
-}
-
-fn check_size(topic: &Topic, message: &Message) -> Result<()> {
-    let size = message.size() as u64;
-    if size <= topic.max_message {
-        return Ok(());
-    }
-    let text = format!("the message has {size} bytes, the topic takes {}", topic.max_message);
-    Err(Error::new(Kind::Invalid, text).help("send less, or raise the topic's max_message"))
+pub(super) fn row(at: usize, partition: u32, message: Message) -> Row {
+    Row { at, partition, form: encode_headers(&message.headers), message }
 }
 
 /// Stores rows that are sorted by partition, delayed ones last; answers each row's offset.
@@ -136,7 +89,7 @@ impl Lane {
         insert.raw_bind_parameter(before + 2, self.time)?;
         insert.raw_bind_parameter(before + 3, ToSqlOutput::Borrowed(id_of(message)))?;
         insert.raw_bind_parameter(before + 4, message.key.as_deref())?;
-        insert.raw_bind_parameter(before + 5, row.headers.as_deref())?;
+        insert.raw_bind_parameter(before + 5, row.form.as_deref())?;
         insert.raw_bind_parameter(before + 6, message.payload.as_ref())?;
         self.next += 1;
         Ok(())
@@ -157,11 +110,9 @@ fn id_of(message: &Message) -> ValueRef<'_> {
 
 fn delay(tx: &Tx<'_>, topic: &Topic, row: &Row) -> Step<()> {
     let message = &row.message;
-    // Rounded up: never before the delay has passed.
-    let wait = message.delay.unwrap_or_default().saturating_add(Duration::from_micros(999));
-    let due = tx.now().saturating_add(millis(wait));
+    let due = tx.now().saturating_add(millis_up(message.delay.unwrap_or_default()));
     let sql = "INSERT INTO lp_delayed(due, part, id, key, headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let (key, headers, payload) = (message.key.as_deref(), row.headers.as_deref(), message.payload.as_ref());
+    let (key, headers, payload) = (message.key.as_deref(), row.form.as_deref(), message.payload.as_ref());
     tx.run(
         sql,
         (due, topic.part(row.partition), ToSqlOutput::Borrowed(id_of(message)), key, headers, payload),

@@ -11,14 +11,18 @@ use linchpin_core::bus::{
 use linchpin_core::{Error, Kind, Result, Retry};
 
 use super::NAME;
-use super::append::{Row, accept, append};
-use super::core::{Core, closed, lock};
-use super::member::Member;
-use super::subscription::SqliteSubscription;
-use super::topic::{self, Known};
+use super::append::{Row, append, row};
+use super::core::{Core, closed};
+use super::topic;
 use super::tx::Tx;
 use super::url::{Config, Sync};
 use super::{group, retain, stats};
+use crate::relational::group::check_start;
+use crate::relational::hub::lock;
+use crate::relational::incoming::{accept, answer};
+use crate::relational::member::Member;
+use crate::relational::subscription::RowSubscription;
+use crate::relational::topic::Known;
 
 /// Messages deleted in one transaction.
 const STEP: usize = 2000;
@@ -85,7 +89,8 @@ impl SqliteBus {
                 Ok(known) => known,
                 Err(error) => return Err((error, rows)),
             };
-            rows = accept(&known.topic, &known.round, options.partitioner, rows, answers);
+            let refuse = |at, error: Error| answer(answers, at, Err(error.engine(NAME)));
+            rows = accept(&known.topic, &known.round, options.partitioner, rows, refuse);
             if rows.is_empty() {
                 return Ok(());
             }
@@ -93,7 +98,7 @@ impl SqliteBus {
             match self.store(&known, &shared).await {
                 Ok(Some(offsets)) => {
                     for (row, offset) in shared.iter().zip(offsets) {
-                        answer(answers, row, Ok(Position { partition: row.partition, offset }));
+                        answer(answers, row.at, Ok(Position { partition: row.partition, offset }));
                     }
                     return Ok(());
                 }
@@ -104,12 +109,6 @@ impl SqliteBus {
         }
         let error = Error::new(Kind::Conflict, "the topic keeps changing");
         Err((error.retry_as(Retry::Safe { after: Duration::ZERO }), rows))
-    }
-}
-
-fn answer(answers: &mut [Result<Position>], row: &Row, result: Result<Position>) {
-    if let Some(answer) = answers.get_mut(row.at) {
-        *answer = result;
     }
 }
 
@@ -146,6 +145,7 @@ impl BusEngine for SqliteBus {
             replay_time: true,
             retention: true,
             offsets: true,
+            failover: true,
         }
     }
 
@@ -177,10 +177,10 @@ impl BusEngine for SqliteBus {
     ) -> Vec<Result<Position>> {
         let nowhere = Position { partition: 0, offset: None };
         let mut answers: Vec<_> = (0..messages.len()).map(|_| Ok(nowhere)).collect();
-        let rows = messages.into_iter().enumerate().map(|(at, message)| Row::new(at, 0, message)).collect();
+        let rows = messages.into_iter().enumerate().map(|(at, message)| row(at, 0, message)).collect();
         if let Err((error, rows)) = self.put(topic, rows, options, &mut answers).await {
             let error = error.engine(NAME).op("publish").with("topic", topic);
-            rows.iter().for_each(|row| answer(&mut answers, row, Err(error.clone())));
+            rows.iter().for_each(|row| answer(&mut answers, row.at, Err(error.clone())));
         }
         answers
     }
@@ -190,18 +190,18 @@ impl BusEngine for SqliteBus {
         let joining = self.core.write("subscribe", 1, move |tx| {
             let topic = topic::get(tx.conn(), &name)?;
             wanted.check(topic.partitions)?;
-            group::check_start(&topic, wanted.start)?;
+            check_start(&topic, wanted.start)?;
             let joined = group::join(tx, &topic, &wanted)?;
             Ok((topic, joined))
         });
         let (topic, joined) = joining.await?;
         let member = Member::new(self.core.clone(), topic, options.clone(), &joined);
-        self.core.join(&member);
-        Ok(Box::new(SqliteSubscription(member)))
+        self.core.hub.join(&member);
+        Ok(Box::new(RowSubscription(member)))
     }
 
     async fn stats(&self, topic: Option<&str>) -> Result<Vec<TopicStats>> {
-        let (name, now) = (topic.map(str::to_owned), self.core.hub.now());
+        let (name, now) = (topic.map(str::to_owned), self.core.clock.now());
         self.core.read("stats", move |conn| stats::stats(conn, name.as_deref(), now)).await
     }
 

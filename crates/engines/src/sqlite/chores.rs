@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::core::Hub;
 use super::tx::{Step, Tx};
 use super::worker::Worker;
 use super::{append, group, retain, topic};
+use crate::relational::hub::Hub;
 
 /// How often it looks after subscriptions and delayed messages, while there are subscriptions.
 const TICK: Duration = Duration::from_millis(100);

@@ -4,44 +4,13 @@ use linchpin_core::bus::{NO_REPLY, Origin, Position, dead_letter, dead_topic};
 use linchpin_core::time::from_millis;
 use rusqlite::Row;
 
-use super::append::{Row as Append, append};
+use super::append::{append, row};
 use super::message::read_places;
-use super::topic::{self, Topic};
+use super::topic;
 use super::tx::{Step, Tx};
 use crate::relational::Span;
-
-/// What a member does everything with: its topic, group and limits.
-#[derive(Debug, Clone)]
-pub(super) struct Scope {
-    pub(super) topic: Topic,
-    /// `None` for a broadcast subscriber.
-    pub(super) name: Option<String>,
-    pub(super) group: i64,
-    pub(super) member: i64,
-    /// How long a claim is held, in milliseconds; under an order the partition's owner decides instead.
-    pub(super) lease: Option<i64>,
-    pub(super) max_attempts: u32,
-}
-
-impl Scope {
-    /// When a claim that is taken or extended now ends.
-    pub(super) fn lease_end(&self, tx: &Tx<'_>) -> i64 {
-        self.lease.map_or(i64::MAX, |lease| tx.now().saturating_add(lease))
-    }
-}
-
-/// A row of `lp_claim`.
-#[derive(Debug, Clone)]
-pub(super) struct Claim {
-    pub(super) id: i64,
-    pub(super) part: i64,
-    pub(super) span: Span,
-    pub(super) due: i64,
-    /// How often its messages were handed out.
-    pub(super) attempt: u32,
-    /// The member that holds it; 0 if it waits.
-    pub(super) owner: i64,
-}
+use crate::relational::hand::Lost;
+use crate::relational::store::{Claim, Scope};
 
 pub(super) const COLUMNS: &str = "SELECT id, part, first, last, open, due, attempt, owner FROM lp_claim";
 
@@ -93,8 +62,16 @@ pub(super) fn keep(tx: &Tx<'_>, id: i64, left: &Span) -> Step<()> {
     Ok(())
 }
 
-/// Gives offsets back that were fetched and never handed out: their attempt doesn't count. Answers where they wait.
-pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, id: i64, unused: &[u64]) -> Step<Vec<Claim>> {
+/// Gives back what was fetched and never handed out: its attempt doesn't count. Answers where it waits.
+pub(super) fn unfetch_all(tx: &Tx<'_>, scope: &Scope, unused: &[Lost]) -> Step<Vec<Claim>> {
+    let mut back = Vec::new();
+    for lost in unused {
+        back.extend(unfetch(tx, scope, lost.claim, &lost.offsets)?);
+    }
+    Ok(back)
+}
+
+fn unfetch(tx: &Tx<'_>, scope: &Scope, id: i64, unused: &[u64]) -> Step<Vec<Claim>> {
     tx.begin()?;
     let Some(mut row) = held(tx, id, scope.member)? else { return Ok(Vec::new()) };
     let back: Vec<u64> = unused.iter().copied().filter(|offset| row.span.remove(*offset)).collect();
@@ -127,7 +104,7 @@ pub(super) fn bury(tx: &Tx<'_>, scope: &Scope, part: i64, attempts: u32, dead: &
     let name = dead_topic(&scope.topic.name, group);
     let grave = match topic::find(tx.conn(), &name)? {
         Some(grave) => grave,
-        None => topic::ensure(tx, &name, &grave_options(&scope.topic))?,
+        None => topic::ensure(tx, &name, &scope.topic.grave_options())?,
     };
     let partition = scope.topic.partition(part);
     let mut rows = Vec::with_capacity(dead.len());
@@ -137,19 +114,10 @@ pub(super) fn bury(tx: &Tx<'_>, scope: &Scope, part: i64, attempts: u32, dead: &
         let position = Position::new(partition, *offset);
         let origin = Origin { topic: &scope.topic.name, group, position, attempts };
         let letter = dead_letter(stored.message, origin, reason, from_millis(tx.now()));
-        rows.push(Append::new(0, partition % grave.partitions, letter));
+        rows.push(row(0, partition % grave.partitions, letter));
     }
     append(tx, &grave, &rows)?;
     Ok(())
-}
-
-fn grave_options(topic: &Topic) -> linchpin_core::bus::TopicOptions {
-    let mut options = topic.options();
-    options.retention_age = None;
-    options.retention_length = None;
-    // Room for the headers that say why.
-    options.max_message = (topic.max_message + (64 << 10)).min(1 << 30);
-    options
 }
 
 /// What lies in a claim whose last attempt ended in silence goes to the dead letters.

@@ -1,9 +1,9 @@
 //! What a handle and its subscriptions share: the queues to the threads, and who is to be woken.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use foldhash::fast::RandomState;
@@ -14,67 +14,21 @@ use tokio::sync::oneshot;
 use super::NAME;
 use super::connect;
 use super::error::Failure;
-use super::member::Member;
 use super::reader::{Look, Reader};
 use super::schema;
-use super::topic::Known;
 use super::tx::{Step, Tx};
 use super::url::Config;
 use super::worker::{Call, Task, Worker};
 use crate::relational::MonotoneClock;
-
-/// Locks, and goes on with what is there if another holder panicked: every state here is whole between statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the threads know about the subscriptions.
-#[derive(Debug)]
-pub(super) struct Hub {
-    clock: MonotoneClock,
-    members: Mutex<Vec<Weak<Member>>>,
-    /// How many `next` calls wait.
-    waiting: AtomicUsize,
-}
-
-impl Hub {
-    pub(super) fn now(&self) -> i64 {
-        self.clock.now()
-    }
-
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
-    }
-
-    /// The living subscriptions.
-    pub(super) fn members(&self) -> Vec<Arc<Member>> {
-        let mut members = lock(&self.members);
-        members.retain(|member| member.strong_count() > 0);
-        members.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    pub(super) fn any_members(&self) -> bool {
-        lock(&self.members).iter().any(|member| member.strong_count() > 0)
-    }
-
-    /// Wakes the subscriptions of these topics.
-    pub(super) fn wake(&self, topics: &[i64]) {
-        if !topics.is_empty() {
-            self.members().iter().filter(|m| topics.contains(&m.topic.id)).for_each(|m| m.wake());
-        }
-    }
-
-    /// Wakes all: another process committed something.
-    pub(super) fn wake_all(&self) {
-        self.members().iter().for_each(|member| member.wake());
-    }
-}
+use crate::relational::hub::Hub;
+use crate::relational::topic::Known;
 
 /// The living engine of one handle.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) config: Arc<Config>,
     pub(super) hub: Arc<Hub>,
+    pub(super) clock: Arc<MonotoneClock>,
     pub(super) topics: Mutex<HashMap<String, Arc<Known>, RandomState>>,
     writer: Sender<Task>,
     reader: Option<Sender<Look>>,
@@ -87,14 +41,14 @@ impl Core {
         let config = Arc::new(config);
         let mut conn = connect::writer(&config)?;
         schema::prepare(&mut conn)?;
-        let clock = MonotoneClock::new(schema::latest_time(&conn)?);
-        let hub = Arc::new(Hub { clock, members: Mutex::default(), waiting: AtomicUsize::new(0) });
+        let clock = Arc::new(MonotoneClock::new(schema::latest_time(&conn)?));
+        let hub = Arc::new(Hub::default());
         let reader = if config.in_memory() { None } else { Some(Self::read_along(&config, &hub)?) };
         let (writer, tasks) = mpsc::channel();
-        let worker = Worker::new(conn, config.clone(), hub.clone());
+        let worker = Worker::new(conn, config.clone(), hub.clone(), clock.clone());
         spawn("linchpin-sqlite-writer", move || worker.work(&tasks))?;
         let (topics, closed) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Arc::new(Self { config, hub, topics, writer, reader, closed }))
+        Ok(Arc::new(Self { config, hub, clock, topics, writer, reader, closed }))
     }
 
     fn read_along(config: &Arc<Config>, hub: &Arc<Hub>) -> Result<Sender<Look>> {
@@ -158,18 +112,11 @@ impl Core {
         answered.await.unwrap_or_else(|_| Err(closed().op(op)))
     }
 
-    pub(super) fn join(&self, member: &Arc<Member>) {
-        lock(&self.hub.members).push(Arc::downgrade(member));
-    }
-
-    /// Counts a waiting `next` while the guard lives, so that the reader thread looks for other processes' commits.
-    pub(super) fn wait(&self) -> Polling<'_> {
-        if self.hub.waiting.fetch_add(1, Ordering::SeqCst) == 0
-            && let Some(reader) = &self.reader
-        {
+    /// Makes the reader thread look for other processes' commits.
+    pub(super) fn poll(&self) {
+        if let Some(reader) = &self.reader {
             let _gone = reader.send(Look::Wake);
         }
-        Polling(&self.hub)
     }
 
     /// Refuses new work, finishes what is queued, and lets go of the file.
@@ -197,14 +144,6 @@ fn in_snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Step<T>) 
     let value = work(&snapshot)?;
     snapshot.finish().map_err(Failure::from)?;
     Ok(value)
-}
-
-pub(super) struct Polling<'h>(&'h Hub);
-
-impl Drop for Polling<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 pub(super) fn closed() -> Error {

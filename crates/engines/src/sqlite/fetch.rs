@@ -1,33 +1,13 @@
 //! Claiming messages for a member that competes with others.
 
-use super::claim::{self, COLUMNS, Claim, Scope, bury_all, keep, read};
+use super::claim::{self, COLUMNS, bury_all, keep, read};
 use super::group;
 use super::tx::{Step, Tx};
+use crate::relational::store::{Claim, Fetched, Scope, Want};
 use crate::relational::{MAX_SPAN, Span};
 
 /// The most expired or waiting claims of one transaction.
 const CLAIMS: usize = 256;
-
-/// How much a member wants.
-#[derive(Debug, Clone)]
-pub(super) struct Want {
-    /// Messages that failed before, at most: as many as were asked for, since fetching ahead may cost an attempt.
-    pub(super) again: u64,
-    /// Messages in all, at most.
-    pub(super) all: u64,
-    /// The partitions it may take, as JSON; `None` for all.
-    pub(super) only: Option<String>,
-    /// Where among the partitions to begin, so that all get their turn.
-    pub(super) turn: u32,
-}
-
-/// What was claimed.
-#[derive(Debug, Default)]
-pub(super) struct Fetched {
-    pub(super) claims: Vec<Claim>,
-    /// When something that is held or waits may be taken next, in milliseconds since 1970.
-    pub(super) next_due: Option<i64>,
-}
 
 /// Claims what is due, then what is new.
 pub(super) fn fetch(tx: &Tx<'_>, scope: &Scope, want: &Want) -> Step<Fetched> {
@@ -53,16 +33,20 @@ fn worth_it(tx: &Tx<'_>, scope: &Scope) -> Step<bool> {
 
 const ONLY: &str = "(?3 IS NULL OR part - ?4 IN (SELECT value FROM json_each(?3)))";
 
+fn only(want: &Want) -> Option<String> {
+    want.only.as_ref().map(|list| serde_json::json!(list).to_string())
+}
+
 fn next_due(tx: &Tx<'_>, scope: &Scope, want: &Want) -> Step<Option<i64>> {
     let sql = format!("SELECT min(due) FROM lp_claim WHERE grp = ?1 AND due > ?2 AND {ONLY}");
-    tx.one(&sql, (scope.group, tx.now(), &want.only, scope.topic.base), |row| row.get(0))
+    tx.one(&sql, (scope.group, tx.now(), only(want), scope.topic.base), |row| row.get(0))
 }
 
 /// Claims that wait and whose time has come, and held ones whose lease ran out.
 fn take_due(tx: &Tx<'_>, scope: &Scope, want: &Want, out: &mut Vec<Claim>) -> Step<u64> {
     let sql = format!("{COLUMNS} WHERE grp = ?1 AND due <= ?2 AND {ONLY} ORDER BY due LIMIT {CLAIMS}");
     let mut took = 0;
-    for due in tx.all(&sql, (scope.group, tx.now(), &want.only, scope.topic.base), read)? {
+    for due in tx.all(&sql, (scope.group, tx.now(), only(want), scope.topic.base), read)? {
         if due.attempt >= scope.max_attempts {
             bury_all(tx, scope, &due)?;
             continue;
@@ -93,7 +77,7 @@ fn take_new(tx: &Tx<'_>, scope: &Scope, want: &Want, mut room: u64, out: &mut Ve
     let turn = partitions - want.turn % partitions;
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let behind: Vec<(i64, u64, u64)> =
-        tx.all(&sql, (scope.group, turn, &want.only, scope.topic.base, partitions), read)?;
+        tx.all(&sql, (scope.group, turn, only(want), scope.topic.base, partitions), read)?;
     for (part, mut next, end) in behind {
         while next < end && room > 0 {
             let span = Span::full(next, room.min(end - next).min(MAX_SPAN));
@@ -107,7 +91,7 @@ fn take_new(tx: &Tx<'_>, scope: &Scope, want: &Want, mut room: u64, out: &mut Ve
 }
 
 fn hold(tx: &Tx<'_>, scope: &Scope, part: i64, span: Span, attempt: u32) -> Step<Claim> {
-    let mut held = Claim { id: 0, part, span, due: scope.lease_end(tx), attempt, owner: scope.member };
+    let mut held = Claim { id: 0, part, span, due: scope.lease_end(tx.now()), attempt, owner: scope.member };
     held.id = claim::insert(tx, scope.group, &held)?;
     Ok(held)
 }

@@ -1,26 +1,15 @@
 //! Groups: their members, and how far they are.
 
-use linchpin_core::bus::{Order, Position, Start, SubscribeOptions};
-use linchpin_core::{Error, Kind, Retry};
+use linchpin_core::bus::{Order, Start, SubscribeOptions};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use super::claim::Scope;
-use super::topic::{Topic, millis, place};
 use super::tx::{Step, Tx};
-
-/// A group that a member joined.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Joined {
-    pub(super) group: i64,
-    pub(super) member: i64,
-}
-
-/// How long a member counts as alive after it last said so, in milliseconds: no longer than its deliveries may stay
-/// unsettled.
-pub(super) fn lease(options: &SubscribeOptions) -> i64 {
-    millis(options.ack_wait).min(30_000)
-}
+use crate::relational::group::{
+    GONE, Joined, begin, check_start, gone, lease, missing, moved, only, other_order,
+};
+use crate::relational::store::Scope;
+use crate::relational::topic::{Topic, place};
 
 /// Adds a member to the group, creating the group if need be.
 pub(super) fn join(tx: &Tx<'_>, topic: &Topic, options: &SubscribeOptions) -> Step<Joined> {
@@ -71,9 +60,7 @@ fn agree(tx: &Tx<'_>, group: i64, ordered: bool) -> Step<()> {
     let living = "SELECT max(due) FROM lp_member WHERE grp = ?1 AND due > ?2";
     if let Some(due) = tx.one(living, [group, tx.now()], |row| row.get::<_, Option<i64>>(0))? {
         let after = std::time::Duration::from_millis((due - tx.now()).unsigned_abs());
-        let error = Error::new(Kind::Conflict, "the group has living members with another order");
-        let error = error.retry_as(Retry::Safe { after });
-        return Err(error.help("give all members of a group an order, or none of them").into());
+        return Err(other_order(after).into());
     }
     tx.run("UPDATE lp_group SET ordered = ?1 WHERE id = ?2", (ordered, group))?;
     tx.run("UPDATE lp_cursor SET owner = 0, fence = fence + 1 WHERE grp = ?1", [group])?;
@@ -85,19 +72,7 @@ fn find_start(conn: &Connection, topic: &Topic, partition: u32, start: Start) ->
     let part = topic.part(partition);
     let mut bounds = conn.prepare_cached("SELECT first, next FROM lp_partition WHERE id = ?1")?;
     let (first, next) = bounds.query_row([part], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    match start {
-        Start::Oldest => Ok(first),
-        Start::Newest => Ok(next),
-        Start::At(Position { partition: at, .. }) if at != partition => Ok(first),
-        Start::At(Position { offset: Some(offset), .. }) => Ok(offset.clamp(first, next)),
-        Start::At(_) => Ok(next),
-        Start::Time(time) => {
-            // A fraction of a millisecond would find messages stored before it.
-            let at = time.as_nanosecond().div_euclid(1_000_000)
-                + i128::from(time.subsec_nanosecond() % 1_000_000 != 0);
-            first_since(conn, part, first, next, i64::try_from(at).unwrap_or(i64::MAX))
-        }
-    }
+    begin(start, partition, first, next).or_else(|time| first_since(conn, part, first, next, time))
 }
 
 /// The first offset in `[first, next)` stored at `time` or later: a binary search, as times never fall.
@@ -127,20 +102,6 @@ pub(super) fn first_since(
     Ok(first)
 }
 
-/// Refuses a start that names a place the topic can't have.
-pub(super) fn check_start(topic: &Topic, start: Start) -> Step<()> {
-    let Start::At(position) = start else { return Ok(()) };
-    if position.partition >= topic.partitions {
-        let error = Error::new(Kind::Invalid, format!("partition {} doesn't exist", position.partition));
-        return Err(error.help(format!("the topic has {}, numbered from 0", topic.partitions)).into());
-    }
-    if position.offset.is_none() {
-        let error = Error::new(Kind::Invalid, "the position has no offset");
-        return Err(error.help("name one, or start at Oldest or Newest").into());
-    }
-    Ok(())
-}
-
 /// Moves a group; its claims on the moved partitions go, so what was delivered before can't be settled.
 pub(super) fn seek(tx: &Tx<'_>, topic: &str, group: &str, to: Start) -> Step<i64> {
     tx.begin()?;
@@ -150,11 +111,7 @@ pub(super) fn seek(tx: &Tx<'_>, topic: &str, group: &str, to: Start) -> Step<i64
     let Some(group) = find(tx.conn(), topic.id, group)? else {
         return create(tx, &topic, group, &SubscribeOptions { start: to, ..SubscribeOptions::group(group) });
     };
-    let moved = match to {
-        Start::At(position) => position.partition..position.partition + 1,
-        _ => 0..topic.partitions,
-    };
-    for partition in moved {
+    for partition in moved(&topic, to) {
         let next = find_start(tx.conn(), &topic, partition, to)?;
         let part = topic.part(partition);
         let sql = "UPDATE lp_cursor SET next = ?1, owner = 0, fence = fence + 1 WHERE grp = ?2 AND part = ?3";
@@ -186,13 +143,8 @@ pub(super) fn drop_group(tx: &Tx<'_>, group: i64) -> Step<()> {
 pub(super) fn check_there(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
     match tx.maybe("SELECT 1 FROM lp_group WHERE id = ?1", [scope.group], |_| Ok(()))? {
         Some(()) => Ok(()),
-        None => Err(missing(&scope.topic.name, scope.name.as_deref().unwrap_or("~")).into()),
+        None => Err(gone(scope).into()),
     }
-}
-
-pub(super) fn missing(topic: &str, group: &str) -> Error {
-    let error = Error::new(Kind::NotFound, format!("topic {topic:?} has no group {group:?}"));
-    error.help("it was removed; subscribing creates it anew")
 }
 
 /// Tells that a member lives, also one that was silent for so long that it was counted as gone.
@@ -220,14 +172,9 @@ pub(super) fn leave(tx: &Tx<'_>, scope: &Scope) -> Step<()> {
     Ok(())
 }
 
-/// The partitions a member restricts itself to, as JSON.
-pub(super) fn only(options: &SubscribeOptions) -> Option<String> {
-    options.partitions.as_ref().map(|list| serde_json::json!(list).to_string())
-}
-
-/// Removes members that are long dead, and broadcast groups that have none. How long: a minute after their lease.
+/// Removes members that are long dead, and broadcast groups that have none.
 pub(super) fn collect(tx: &Tx<'_>) -> Step<()> {
-    let gone = tx.now() - 60_000;
+    let gone = tx.now() - GONE;
     let dead = "SELECT EXISTS(SELECT 1 FROM lp_member WHERE due < ?1)";
     if !tx.one(dead, [gone], |row| row.get(0))? {
         return Ok(());

@@ -6,92 +6,38 @@ use linchpin_core::bus::NO_REPLY;
 use linchpin_core::{Error, Kind};
 use rusqlite::Row;
 
-use super::claim::{self, COLUMNS, Claim, Scope, bury, bury_all, held, keep, wait};
+use super::claim::{self, COLUMNS, bury, bury_all, held, keep, wait};
 use super::group;
 use super::tx::{Step, Tx};
-use crate::relational::{Member, Span, shares};
-
-/// A partition that was taken, with everything in it that waits.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) part: i64,
-    pub(super) fence: u64,
-    /// What lies from here on was never handed out.
-    pub(super) next: u64,
-    pub(super) waiting: Vec<Claim>,
-}
-
-/// What a member learns when it looks at its group.
-#[derive(Debug, Default)]
-pub(super) struct View {
-    pub(super) taken: Vec<Taken>,
-    /// Partitions it no longer owns.
-    pub(super) lost: Vec<i64>,
-    /// Partitions it is to hand over once nothing of them is in hand.
-    pub(super) leave: Vec<i64>,
-    /// The next offset of each partition of the topic.
-    pub(super) ends: Vec<(i64, u64)>,
-    /// Whether no other member is alive.
-    pub(super) alone: bool,
-}
-
-/// A row of `lp_cursor`, with the end of its partition.
-#[derive(Debug)]
-struct Cursor {
-    part: i64,
-    owner: i64,
-    fence: u64,
-    end: u64,
-}
+use crate::relational::Span;
+use crate::relational::lease::{Cursor, Living, compare};
+use crate::relational::store::{Claim, Marked, Pick, Scope, Taken, View};
 
 /// Looks at the group, and takes the partitions that are this member's share and free.
 /// `mine` are those it owns, with their fences.
 pub(super) fn look(tx: &Tx<'_>, scope: &Scope, mine: &BTreeMap<i64, u64>) -> Step<View> {
     group::check_there(tx, scope)?;
-    let (view, take) = compare(tx, scope, mine)?;
+    let (view, take) = see(tx, scope, mine)?;
     if take.is_empty() {
         return Ok(view);
     }
     tx.begin()?;
-    let (mut view, take) = compare(tx, scope, mine)?;
+    let (mut view, take) = see(tx, scope, mine)?;
     for part in take {
         view.taken.push(take_over(tx, scope, part)?);
     }
     Ok(view)
 }
 
-fn compare(tx: &Tx<'_>, scope: &Scope, mine: &BTreeMap<i64, u64>) -> Step<(View, Vec<i64>)> {
-    let (alive, active) = members(tx, scope)?;
-    let cursors = cursors(tx, scope)?;
-    let owner = |cursor: &Cursor| if alive.contains(&cursor.owner) { cursor.owner } else { 0 };
-    let owners: Vec<i64> = cursors.iter().map(owner).collect();
-    let mut view = View { alone: alive.iter().all(|id| *id == scope.member), ..View::default() };
-    let mut take = Vec::new();
-    for ((cursor, owner), fair) in cursors.iter().zip(&owners).zip(shares(&owners, &active)) {
-        view.ends.push((cursor.part, cursor.end));
-        let known = mine.get(&cursor.part);
-        let still = cursor.owner == scope.member && known == Some(&cursor.fence);
-        match known {
-            Some(_) if !still => view.lost.push(cursor.part),
-            Some(_) if fair != scope.member && fair != 0 => view.leave.push(cursor.part),
-            None if fair == scope.member && [0, scope.member].contains(owner) => take.push(cursor.part),
-            _ => {}
-        }
-    }
-    Ok((view, take))
+fn see(tx: &Tx<'_>, scope: &Scope, mine: &BTreeMap<i64, u64>) -> Step<(View, Vec<i64>)> {
+    let living = living(tx, scope)?;
+    Ok(compare(scope.member, mine, &cursors(tx, scope)?, &living))
 }
 
-/// The ids of those that are alive, and those of them that want partitions.
-fn members(tx: &Tx<'_>, scope: &Scope) -> Step<(Vec<i64>, Vec<Member>)> {
+fn living(tx: &Tx<'_>, scope: &Scope) -> Step<Vec<Living>> {
     let sql = "SELECT id, active, only FROM lp_member WHERE grp = ?1 AND due > ?2 ORDER BY id";
-    let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    let rows: Vec<(i64, bool, Option<String>)> = tx.all(sql, [scope.group, tx.now()], read)?;
-    let alive = rows.iter().map(|(id, ..)| *id).collect();
-    let member = |(id, _, only): (i64, bool, Option<String>)| Member {
-        id,
-        only: only.and_then(|list| serde_json::from_str(&list).ok()),
-    };
-    Ok((alive, rows.into_iter().filter(|(_, active, _)| *active).map(member).collect()))
+    let read = |row: &Row<'_>| Ok(Living { id: row.get(0)?, active: row.get(1)?, only: row.get(2)? });
+    tx.all(sql, [scope.group, tx.now()], read)
 }
 
 fn cursors(tx: &Tx<'_>, scope: &Scope) -> Step<Vec<Cursor>> {
@@ -146,24 +92,6 @@ pub(super) fn set_active(tx: &Tx<'_>, scope: &Scope, active: bool) -> Step<()> {
     Ok(())
 }
 
-/// A message that its owner is about to hand out.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pick {
-    pub(super) offset: u64,
-    /// How often it was handed out before.
-    pub(super) attempt: u32,
-    /// The claim it waits in; `None` if it lies above the cursor.
-    pub(super) claim: Option<i64>,
-}
-
-/// Claims that were made for what is handed out.
-#[derive(Debug, Default)]
-pub(super) struct Marked {
-    pub(super) held: Vec<Claim>,
-    /// What the cursor passed over, because an earlier message of its key is still out.
-    pub(super) passed: Vec<Claim>,
-}
-
 /// Writes down that these, in rising order, are handed out now. `None` if the partition has another owner.
 pub(super) fn mark(
     tx: &Tx<'_>,
@@ -195,7 +123,7 @@ pub(super) fn mark(
     // In the order in which they are handed out: a claim has one attempt.
     for run in picks.chunk_by(|a, b| a.attempt == b.attempt) {
         let attempt = run.first().map_or(1, |pick| pick.attempt + 1);
-        let due = scope.lease_end(tx);
+        let due = scope.lease_end(tx.now());
         for span in Span::of(run.iter().map(|pick| pick.offset)) {
             let mut held = Claim { id: 0, part, span, due, attempt, owner: scope.member };
             held.id = claim::insert(tx, scope.group, &held)?;

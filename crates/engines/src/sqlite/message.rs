@@ -5,18 +5,10 @@ use linchpin_core::bus::{Message, MessageId};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
-use super::topic::{offset, place};
 use super::tx::Step;
+use crate::relational::store::{Chunk, Keys, Stored};
+use crate::relational::topic::{offset, place};
 use crate::relational::{Span, decode_headers};
-
-/// A message as it is stored.
-#[derive(Debug)]
-pub(super) struct Stored {
-    pub(super) offset: u64,
-    /// Milliseconds since 1970.
-    pub(super) time: i64,
-    pub(super) message: Message,
-}
 
 /// The messages of a span that are there, by offset.
 pub(super) fn read_places(conn: &Connection, part: i64, span: &Span) -> Step<Vec<Stored>> {
@@ -61,4 +53,20 @@ fn stored(offset: u64, row: &Row<'_>) -> rusqlite::Result<Stored> {
         delay: None,
     };
     Ok(Stored { offset, time: row.get(1)?, message })
+}
+
+/// The keys of a chunk.
+pub(super) fn read_keys(conn: &Connection, chunk: &Chunk) -> Step<Keys> {
+    let mut select =
+        conn.prepare_cached("SELECT place, key FROM lp_message WHERE place BETWEEN ?1 AND ?2")?;
+    let (first, last) = (place(chunk.part, chunk.span.first()), place(chunk.part, chunk.span.last()));
+    let mut rows = select.query([first, last])?;
+    let mut out = Vec::with_capacity(usize::try_from(chunk.span.len()).unwrap_or(0));
+    while let Some(row) = rows.next()? {
+        let at = offset(row.get(0)?);
+        if chunk.span.contains(at) {
+            out.push((at, row.get_ref(1)?.as_blob_or_null()?.map(Bytes::copy_from_slice)));
+        }
+    }
+    Ok(out)
 }

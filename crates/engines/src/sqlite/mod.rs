@@ -25,27 +25,22 @@ mod chores;
 mod claim;
 mod connect;
 mod core;
+mod doctor;
 mod error;
 mod fetch;
-mod fetching;
 mod group;
-mod hand;
 mod lease;
-mod member;
 mod message;
-mod order;
-mod ordered;
 mod reader;
 mod retain;
 mod schema;
 mod settle;
 mod sink;
 mod stats;
-mod subscription;
+mod store;
 mod topic;
 mod tx;
 mod url;
-mod window;
 mod worker;
 
 use std::sync::Arc;
@@ -55,6 +50,7 @@ use linchpin_core::bus::BusEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqliteBus;
+pub use self::doctor::examine;
 pub use self::sink::SqliteSink;
 pub use self::url::{Config, Sync};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::core::Hub;
+use crate::relational::hub::Hub;
 
 /// After this much quiet, other processes' commits are looked for half as often.
 const QUIET: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use rusqlite::Row;
 
 use super::group::first_since;
-use super::topic::{Topic, place};
 use super::tx::{Step, Tx};
+use crate::relational::topic::{Topic, place};
 
 /// A partition, and how much of it may go.
 #[derive(Debug)]

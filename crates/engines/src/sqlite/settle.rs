@@ -1,42 +1,18 @@
 //! Settling deliveries of one claim.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
-use linchpin_core::bus::Settle;
-
-use super::claim::{self, Claim, Scope, bury, held, keep, wait};
-use super::topic::millis;
+use super::claim::{self, bury, held, keep, wait};
 use super::tx::{Step, Tx};
+use crate::relational::store::{Batch, Claim, Scope, Settled};
+use crate::relational::topic::millis_up;
 use crate::relational::{Plan, Span, plan};
 
-/// Deliveries of one claim that are settled together.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) claim: i64,
-    /// Offset and fate.
-    pub(super) asked: Vec<(u64, Settle)>,
-}
-
-/// What became of it.
-#[derive(Debug, Default)]
-pub(super) struct Settled {
-    /// Which settles took effect; the others were lost or settled before.
-    pub(super) took: Vec<bool>,
-    /// The claim that holds what was extended.
-    pub(super) extended: i64,
-    /// What waits now: the claim, its offsets, when it is due, and its attempt.
-    pub(super) waiting: Vec<Claim>,
-}
-
 /// Settles batch after batch, those of one claim together: its row is read and written once.
-pub(super) fn settle_all<'b>(
-    tx: &Tx<'_>,
-    scope: &Scope,
-    batches: impl Iterator<Item = &'b Batch>,
-) -> Step<Vec<Settled>> {
+pub(super) fn settle_all(tx: &Tx<'_>, scope: &Scope, batches: &[Arc<Batch>]) -> Step<Vec<Settled>> {
     let mut claims: BTreeMap<i64, Vec<(usize, &Batch)>> = BTreeMap::new();
-    for (n, batch) in batches.enumerate() {
+    for (n, batch) in batches.iter().enumerate() {
         claims.entry(batch.claim).or_default().push((n, batch));
     }
     let mut all = Vec::new();
@@ -64,8 +40,7 @@ pub(super) fn settle(tx: &Tx<'_>, scope: &Scope, batch: &Batch) -> Step<Settled>
     let extended = extend(tx, scope, &row, &plan)?;
     let mut waiting = Vec::new();
     for (delay, spans) in plan.again {
-        // Rounded up: never before the delay has passed.
-        let due = tx.now().saturating_add(millis(delay.saturating_add(Duration::from_micros(999))));
+        let due = tx.now().saturating_add(millis_up(delay));
         waiting.extend(wait(tx, scope.group, &Claim { due, span: Span::default(), ..row }, spans)?);
         tx.touch(scope.topic.id);
     }
@@ -79,7 +54,7 @@ fn extend(tx: &Tx<'_>, scope: &Scope, row: &Claim, plan: &Plan) -> Step<i64> {
         keep(tx, row.id, &plan.left)?;
         return Ok(row.id);
     };
-    let due = scope.lease_end(tx);
+    let due = scope.lease_end(tx.now());
     if plan.left.is_empty() {
         keep(tx, row.id, span)?;
         tx.run("UPDATE lp_claim SET due = ?1 WHERE id = ?2", [due, row.id])?;

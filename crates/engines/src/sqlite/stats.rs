@@ -5,8 +5,9 @@ use linchpin_core::time::from_millis;
 use rusqlite::{Connection, Row};
 
 use super::claim;
-use super::topic::{self, Topic, place};
+use super::topic;
 use super::tx::Step;
+use crate::relational::topic::{Topic, place};
 
 pub(super) fn stats(conn: &Connection, name: Option<&str>, now: i64) -> Step<Vec<TopicStats>> {
     let topics = match name {

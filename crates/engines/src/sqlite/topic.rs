@@ -1,92 +1,30 @@
 //! Topics and their partitions.
 
-use std::time::Duration;
-
-use linchpin_core::bus::{Round, TopicOptions};
+use linchpin_core::bus::TopicOptions;
 use linchpin_core::{Error, Kind};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::NAME;
 use super::tx::{Step, Tx};
-
-/// Bits of a place that are the offset: 10^12 messages per partition, and 8 million partitions per file.
-const OFFSET_BITS: u32 = 40;
-const LAST_PART: i64 = (1 << (63 - OFFSET_BITS)) - 1;
-
-/// Where a message lies in `lp_message`.
-pub(super) fn place(part: i64, offset: u64) -> i64 {
-    (part << OFFSET_BITS) | offset.cast_signed()
-}
-
-/// The offset of a place.
-pub(super) fn offset(place: i64) -> u64 {
-    (place & ((1 << OFFSET_BITS) - 1)).cast_unsigned()
-}
-
-/// Milliseconds, held at the end of time.
-pub(super) fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// A row of `lp_topic`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Topic {
-    pub(super) id: i64,
-    pub(super) name: String,
-    pub(super) partitions: u32,
-    /// The id of partition 0; the others follow.
-    pub(super) base: i64,
-    pub(super) age: Option<i64>,
-    pub(super) length: Option<i64>,
-    pub(super) max_message: u64,
-}
-
-/// A topic that a handle publishes to.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) topic: Topic,
-    pub(super) round: Round,
-}
+use crate::relational::topic::{LAST_PART, Topic, kept, missing, other_partitions, place};
 
 const COLUMNS: &str = "SELECT id, name, partitions, base, age, length, max_message FROM lp_topic";
 
-impl Topic {
-    /// The id of a partition.
-    pub(super) fn part(&self, partition: u32) -> i64 {
-        self.base + i64::from(partition)
-    }
-
-    /// The number of the partition with this id.
-    pub(super) fn partition(&self, part: i64) -> u32 {
-        u32::try_from(part - self.base).unwrap_or(u32::MAX)
-    }
-
-    pub(super) fn options(&self) -> TopicOptions {
-        TopicOptions {
-            partitions: self.partitions,
-            retention_age: self.age.map(|ms| Duration::from_millis(ms.cast_unsigned())),
-            retention_length: self.length.map(i64::cast_unsigned),
-            max_message: self.max_message,
-        }
-    }
-
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            id: row.get(0)?,
-            name: row.get(1)?,
-            partitions: row.get(2)?,
-            base: row.get(3)?,
-            age: row.get(4)?,
-            length: row.get(5)?,
-            max_message: row.get(6)?,
-        })
-    }
+fn read(row: &Row<'_>) -> rusqlite::Result<Topic> {
+    Ok(Topic {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        partitions: row.get(2)?,
+        base: row.get(3)?,
+        age: row.get(4)?,
+        length: row.get(5)?,
+        max_message: row.get(6)?,
+    })
 }
 
 /// The topic of this name, if it is there.
 pub(super) fn find(conn: &Connection, name: &str) -> Step<Option<Topic>> {
     let mut select = conn.prepare_cached(&format!("{COLUMNS} WHERE name = ?1"))?;
-    Ok(select.query_row([name], Topic::read).optional()?)
+    Ok(select.query_row([name], read).optional()?)
 }
 
 /// The topic of this name.
@@ -97,45 +35,33 @@ pub(super) fn get(conn: &Connection, name: &str) -> Step<Topic> {
 /// Every topic, by name.
 pub(super) fn all(conn: &Connection) -> Step<Vec<Topic>> {
     let mut select = conn.prepare_cached(&format!("{COLUMNS} ORDER BY name"))?;
-    Ok(select.query_map([], Topic::read)?.collect::<Result<_, _>>()?)
+    Ok(select.query_map([], read)?.collect::<Result<_, _>>()?)
 }
 
 /// Up to `limit` topics with a retention, by id, after this one.
 pub(super) fn retained(conn: &Connection, after: i64, limit: i64) -> Step<Vec<Topic>> {
     let sql = "WHERE id > ?1 AND (age IS NOT NULL OR length IS NOT NULL) ORDER BY id LIMIT ?2";
     let mut select = conn.prepare_cached(&format!("{COLUMNS} {sql}"))?;
-    Ok(select.query_map([after, limit], Topic::read)?.collect::<Result<_, _>>()?)
-}
-
-pub(super) fn missing(name: &str) -> Error {
-    Error::new(Kind::NotFound, format!("topic {name:?} doesn't exist")).engine(NAME).help(format!(
-        "create it with `linchpin topic create URL {name}` or `bus.ensure`, or open the URL with auto_create=true"
-    ))
+    Ok(select.query_map([after, limit], read)?.collect::<Result<_, _>>()?)
 }
 
 /// Creates the topic, or changes what may be changed of one that is there.
 pub(super) fn ensure(tx: &Tx<'_>, name: &str, options: &TopicOptions) -> Step<Topic> {
     tx.begin()?;
-    let age = options.retention_age.map(millis);
-    let length = options.retention_length.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-    let there = find(tx.conn(), name)?;
-    match &there {
-        Some(topic) if topic.partitions != options.partitions => {
-            let message = format!("topic {name:?} has {} partitions", topic.partitions);
-            let error = Error::new(Kind::AlreadyExists, message);
-            return Err(error.help("the number of partitions is fixed at creation").into());
-        }
+    let (age, length, max_message) = kept(options);
+    match find(tx.conn(), name)? {
+        Some(topic) if topic.partitions != options.partitions => return Err(other_partitions(&topic).into()),
         Some(topic) => {
             let sql = "UPDATE lp_topic SET age = ?1, length = ?2, max_message = ?3 WHERE id = ?4";
-            tx.run(sql, (age, length, options.max_message, topic.id))?;
+            tx.run(sql, (age, length, max_message, topic.id))?;
         }
-        None => create(tx, name, options.partitions, (age, length, options.max_message))?,
+        None => create(tx, name, options)?,
     }
     get(tx.conn(), name)
 }
 
-fn create(tx: &Tx<'_>, name: &str, partitions: u32, kept: (Option<i64>, Option<i64>, u64)) -> Step<()> {
-    let (age, length, max_message) = kept;
+fn create(tx: &Tx<'_>, name: &str, options: &TopicOptions) -> Step<()> {
+    let (partitions, (age, length, max_message)) = (options.partitions, kept(options));
     let sql = "INSERT INTO lp_topic(name, partitions, base, age, length, max_message) VALUES (?1, ?2, 0, ?3, ?4, ?5)";
     let id = tx.insert(sql, (name, partitions, age, length, max_message))?;
     let mut last = 0;

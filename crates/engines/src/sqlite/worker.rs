@@ -9,10 +9,11 @@ use tokio::sync::oneshot;
 
 use super::chores::Chores;
 use super::connect::set_sync;
-use super::core::Hub;
 use super::error::{Failure, is_busy};
 use super::tx::{Step, Tx};
 use super::url::{Config, Sync};
+use crate::relational::MonotoneClock;
+use crate::relational::hub::Hub;
 
 /// The most messages or settles of one transaction: what a hundred publishers of small batches fill within the time
 /// of an `fsync`, and little enough that nobody waits long for the lock.
@@ -90,14 +91,20 @@ pub(super) struct Worker {
     conn: Connection,
     config: Arc<Config>,
     hub: Arc<Hub>,
+    clock: Arc<MonotoneClock>,
     /// What the connection is set to.
     sync: Sync,
 }
 
 impl Worker {
-    pub(super) fn new(conn: Connection, config: Arc<Config>, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(
+        conn: Connection,
+        config: Arc<Config>,
+        hub: Arc<Hub>,
+        clock: Arc<MonotoneClock>,
+    ) -> Self {
         let sync = config.sync;
-        Self { conn, config, hub, sync }
+        Self { conn, config, hub, clock, sync }
     }
 
     /// Runs until it is stopped or every handle is gone.
@@ -187,7 +194,7 @@ impl Worker {
 
     fn transact<T>(&mut self, durable: bool, work: impl FnOnce(&Tx<'_>) -> Step<T>) -> Step<(T, Vec<i64>)> {
         self.set_sync(durable)?;
-        let tx = Tx::new(&self.conn, self.config.busy, self.hub.now());
+        let tx = Tx::new(&self.conn, self.config.busy, self.clock.now());
         let ran = work(&tx).and_then(|value| Ok((value, tx.commit()?)));
         if ran.is_err() && !self.conn.is_autocommit() {
             // SQLite may have rolled back by itself; if this fails, there is nothing left to roll back.

@@ -1,33 +1,27 @@
 //! A member under an order: it owns partitions, reads their keys ahead, and writes down what it hands out.
 //!
-//! One chain of steps at a time, each on the thread that has the right connection: look at the group (writer), read keys
-//! (reader), pick from the gates and write it down (writer), read the messages (reader).
+//! One chain of steps at a time: look at the group, read keys, pick from the gates and write it down, read the messages.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use linchpin_core::Result;
 use linchpin_core::bus::Settle;
 use linchpin_core::time::{from_millis, since};
-use rusqlite::Connection;
 
-use super::core::lock;
 use super::hand::{Group, Lost};
-use super::lease::{self, Marked, View};
-use super::member::{AT_LEAST, Member, State};
-use super::order::{Chunk, Keys, Picks, SHARE};
-use super::settle::Settled;
-use super::topic::{offset, place};
-use super::tx::{Step, Tx};
+use super::hub::lock;
+use super::member::{Member, State};
+use super::order::SHARE;
+use super::store::{Keys, Marked, Picks, Settled, View};
 
 /// A member that nobody asked for messages for this long, and that has nothing in hand, leaves its partitions to others.
 const IDLE: Duration = Duration::from_secs(1);
 
 impl Member {
     /// Starts the chain: what the gates let out is written down; if they are empty, the group is looked at first.
-    pub(super) fn fetch_ordered(self: &Arc<Self>, state: &mut State, want: usize) {
-        let now = from_millis(self.core.hub.now());
+    pub(crate) fn fetch_ordered(self: &Arc<Self>, state: &mut State, want: usize) {
+        let now = from_millis(self.store.now());
         let Some(partitions) = &mut state.partitions else { return };
         let picks = if partitions.idle { Vec::new() } else { partitions.pick(want, now) };
         if picks.is_empty() {
@@ -41,14 +35,8 @@ impl Member {
         let Some(partitions) = &mut state.partitions else { return };
         partitions.look_at = Instant::now() + SHARE;
         let woken = std::mem::take(&mut partitions.idle);
-        let (member, scope, mine) = (self.clone(), self.scope.clone(), partitions.mine());
-        let work = move |tx: &Tx<'_>| {
-            if woken {
-                lease::set_active(tx, &scope, true)?;
-            }
-            lease::look(tx, &scope, &mine)
-        };
-        self.core.submit("next", false, 1, work, move |view| member.looked(view, want));
+        let (member, mine) = (self.clone(), partitions.mine());
+        self.store.look(&self.scope, mine, woken, Box::new(move |view| member.looked(view, want)));
     }
 
     fn looked(self: Arc<Self>, view: Result<View>, want: usize) {
@@ -60,35 +48,41 @@ impl Member {
         std::mem::take(&mut view.lost).into_iter().for_each(|part| state.lose(part));
         let Some(partitions) = &mut state.partitions else { return };
         let chunks = partitions.learn(view);
-        let keys = partitions.needs_keys();
+        let needs_keys = partitions.needs_keys();
         // A look for nobody in particular found something: whoever waits goes on with it.
         state.news |= want == 0 && !chunks.is_empty();
         drop(state);
         if chunks.is_empty() {
             return self.filled(want);
         }
-        let core = self.core.clone();
-        core.look(move |conn| {
-            let read: Step<Vec<Keys>> = chunks.iter().map(|chunk| read_keys(conn, chunk, keys)).collect();
-            match read {
-                Ok(read) => {
-                    if let Some(partitions) = &mut lock(&self.state).partitions {
-                        chunks.iter().zip(read).for_each(|(chunk, keys)| partitions.fill(chunk, keys));
-                    }
-                    self.filled(want);
+        let (chunks, store) = (Arc::new(chunks), self.store.clone());
+        let mine = chunks.clone();
+        let done = move |read: Result<Vec<Keys>>| match read {
+            Ok(read) => {
+                if let Some(partitions) = &mut lock(&self.state).partitions {
+                    mine.iter().zip(read).for_each(|(chunk, keys)| partitions.fill(chunk, keys));
                 }
-                Err(error) => {
-                    // What wasn't read is missing in the gates: the partitions are taken anew.
-                    chunks.iter().for_each(|chunk| lock(&self.state).lose(chunk.part));
-                    self.arrived(Err(error.into_error("next")));
-                }
+                self.filled(want);
             }
-        });
+            Err(error) => {
+                // What wasn't read is missing in the gates: the partitions are taken anew.
+                mine.iter().for_each(|chunk| lock(&self.state).lose(chunk.part));
+                self.arrived(Err(error.op("next")));
+            }
+        };
+        if needs_keys {
+            store.keys(chunks, Box::new(done));
+        } else {
+            done(Ok(chunks
+                .iter()
+                .map(|chunk| chunk.span.iter().map(|offset| (offset, None)).collect())
+                .collect()));
+        }
     }
 
     /// The gates are filled: go on, or be done with nothing.
     fn filled(self: Arc<Self>, want: usize) {
-        let now = self.core.hub.now();
+        let now = self.store.now();
         let mut state = lock(&self.state);
         let closed = state.closed;
         let Some(partitions) = &mut state.partitions else { return };
@@ -101,19 +95,18 @@ impl Member {
             drop(state);
             return self.arrived(Ok(Vec::new()));
         }
-        let wait = partitions.next_due(from_millis(now)).map_or(AT_LEAST, |due| since(due, from_millis(now)));
-        state.again_at = Instant::now() + wait.clamp(Duration::from_millis(1), AT_LEAST);
+        let wait = partitions
+            .next_due(from_millis(now))
+            .map_or(self.store.at_least(), |due| since(due, from_millis(now)));
+        state.again_at = Instant::now() + wait.clamp(Duration::from_millis(1), self.store.at_least());
         drop(state);
         self.arrived(Ok(Vec::new()));
     }
 
     fn mark(self: &Arc<Self>, picks: Vec<Picks>) {
         let picks = Arc::new(picks);
-        let (member, scope, mine) = (self.clone(), self.scope.clone(), picks.clone());
-        let work = move |tx: &Tx<'_>| {
-            mine.iter().map(|p| lease::mark(tx, &scope, p.part, p.fence, &p.picks)).collect::<Step<Vec<_>>>()
-        };
-        self.core.submit("next", false, 1, work, move |marked| member.marked(&picks, marked));
+        let (member, mine) = (self.clone(), picks.clone());
+        self.store.mark(&self.scope, picks, Box::new(move |marked| member.marked(&mine, marked)));
     }
 
     fn marked(self: Arc<Self>, picks: &[Picks], marked: Result<Vec<Option<Marked>>>) {
@@ -145,7 +138,7 @@ impl Member {
     }
 
     /// Brings the gates up to date with what was settled.
-    pub(super) fn settled_ordered(state: &mut State, groups: &[Group], settled: &[Settled]) {
+    pub(crate) fn settled_ordered(state: &mut State, groups: &[Group], settled: &[Settled]) {
         let Some(partitions) = &mut state.partitions else { return };
         for (group, settled) in groups.iter().zip(settled) {
             partitions.wait(&settled.waiting);
@@ -157,8 +150,8 @@ impl Member {
         }
     }
 
-    /// What the writer thread looks after: late deliveries, shares, partitions to hand over.
-    pub(super) fn tick_ordered(self: &Arc<Self>, state: &mut State, late: Vec<Lost>, now: Instant) {
+    /// What the engine looks after: late deliveries, shares, partitions to hand over.
+    pub(crate) fn tick_ordered(self: &Arc<Self>, state: &mut State, late: Vec<Lost>, now: Instant) {
         late.into_iter().for_each(|late| self.take_back(late));
         let asked = state.waiting > 0 || now.duration_since(state.last_next) < IDLE;
         let busy = state.fetching || state.hand.handed() + state.hand.shelved() > 0;
@@ -169,9 +162,7 @@ impl Member {
             partitions.idle = partitions.is_empty();
         }
         if !over.is_empty() {
-            let (scope, active) = (self.scope.clone(), !partitions.idle);
-            let work = move |tx: &Tx<'_>| lease::release(tx, &scope, &over, active);
-            self.core.submit("hand over", false, 1, work, |_| ());
+            self.store.release(&self.scope, over, !partitions.idle);
         }
         if now >= partitions.look_at && !partitions.idle && !state.fetching {
             state.fetching = true;
@@ -181,48 +172,28 @@ impl Member {
     }
 
     fn take_back(self: &Arc<Self>, late: Lost) {
-        let (member, scope) = (self.clone(), self.scope.clone());
-        let work = move |tx: &Tx<'_>| {
-            Ok((late.part, late.offsets.clone(), lease::take_back(tx, &scope, late.claim, &late.offsets)?))
-        };
-        self.core.submit("take back", false, 1, work, move |back| {
-            if let Ok((part, offsets, waiting)) = back {
+        let (member, late) = (self.clone(), Arc::new(late));
+        let mine = late.clone();
+        let done = move |waiting: Result<Vec<_>>| {
+            if let Ok(waiting) = waiting {
                 if let Some(partitions) = &mut lock(&member.state).partitions {
                     partitions.wait(&waiting);
-                    partitions.done(part, offsets);
+                    partitions.done(mine.part, mine.offsets.iter().copied());
                 }
                 member.wake();
             }
-        });
+        };
+        self.store.take_back(&self.scope, late, Box::new(done));
     }
 }
 
 impl State {
     /// Forgets a partition that went to another, and everything of it.
-    pub(super) fn lose(&mut self, part: i64) {
+    pub(crate) fn lose(&mut self, part: i64) {
         if let Some(partitions) = &mut self.partitions {
             partitions.forget(part);
         }
         self.hand.unshelve(|pack| pack.part == part);
         self.hand.forget_part(part);
     }
-}
-
-/// The keys of a chunk; a message that isn't in the file any more is left in, and found missing when it is read.
-fn read_keys(conn: &Connection, chunk: &Chunk, keys: bool) -> Step<Keys> {
-    if !keys {
-        return Ok(chunk.span.iter().map(|offset| (offset, None)).collect());
-    }
-    let mut select =
-        conn.prepare_cached("SELECT place, key FROM lp_message WHERE place BETWEEN ?1 AND ?2")?;
-    let (first, last) = (place(chunk.part, chunk.span.first()), place(chunk.part, chunk.span.last()));
-    let mut rows = select.query([first, last])?;
-    let mut out = Vec::with_capacity(usize::try_from(chunk.span.len()).unwrap_or(0));
-    while let Some(row) = rows.next()? {
-        let at = offset(row.get(0)?);
-        if chunk.span.contains(at) {
-            out.push((at, row.get_ref(1)?.as_blob_or_null()?.map(Bytes::copy_from_slice)));
-        }
-    }
-    Ok(out)
 }

@@ -8,29 +8,29 @@ const FAST: Duration = Duration::from_millis(20);
 /// Grows while what is fetched is handed out at once; back to nothing ahead when some of it had to be given back, so
 /// that a slow consumer leaves the rest to other members.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     size: usize,
     filled: Option<Instant>,
 }
 
 impl Window {
     /// How much to fetch for a caller that wants `max`, its shelf being empty or nearly so, and at `most`.
-    pub(super) fn size(&mut self, max: usize, most: usize, now: Instant) -> usize {
+    pub(crate) fn size(&mut self, max: usize, most: usize, now: Instant) -> usize {
         let fast = self.filled.is_some_and(|filled| now.duration_since(filled) < FAST);
         self.size = if fast { self.size.max(max).saturating_mul(2) } else { max }.min(most);
         self.size
     }
 
     /// Whether to fetch before the shelf is empty, with `left` on it.
-    pub(super) fn ahead(&self, max: usize, left: usize) -> bool {
+    pub(crate) fn ahead(&self, max: usize, left: usize) -> bool {
         self.size > max && left < self.size / 2
     }
 
-    pub(super) fn filled(&mut self, now: Instant) {
+    pub(crate) fn filled(&mut self, now: Instant) {
         self.filled = Some(now);
     }
 
-    pub(super) fn unused(&mut self) {
+    pub(crate) fn unused(&mut self) {
         self.size = 0;
         self.filled = None;
     }

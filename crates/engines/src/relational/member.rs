@@ -7,57 +7,51 @@ use linchpin_core::bus::{Delivery, Order, Receipt, Settle, SubscribeOptions};
 use linchpin_core::{Error, Kind, Result};
 use tokio::sync::{Notify, oneshot};
 
-use super::NAME;
-use super::claim::{self, Claim, Scope};
-use super::core::{Core, closed, lock};
 use super::group::{self, Joined};
-use super::hand::{Group, Hand, Lost, SHELF};
+use super::hand::{Group, Hand, SHELF};
+use super::hub::lock;
 use super::order::Partitions;
-use super::settle::{Settled, settle_all};
+use super::store::{Scope, Settled, Store};
 use super::topic::{Topic, millis};
-use super::tx::{Step, Tx};
 use super::window::Window;
-
-/// A waiting `next` asks anew at least this often, whatever it was told.
-pub(super) const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// A living subscription.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) core: Arc<Core>,
-    pub(super) topic: Topic,
-    pub(super) options: SubscribeOptions,
-    pub(super) scope: Arc<Scope>,
-    pub(super) state: Mutex<State>,
-    pub(super) changed: Notify,
+pub(crate) struct Member {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) topic: Topic,
+    pub(crate) options: SubscribeOptions,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) state: Mutex<State>,
+    pub(crate) changed: Notify,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
-    pub(super) hand: Hand,
-    pub(super) window: Window,
+pub(crate) struct State {
+    pub(crate) hand: Hand,
+    pub(crate) window: Window,
     /// A fetch is on its way.
-    pub(super) fetching: bool,
+    pub(crate) fetching: bool,
     /// Something was committed since the last fetch began.
-    pub(super) news: bool,
+    pub(crate) news: bool,
     /// When the last fetch began.
-    pub(super) asked: Option<Instant>,
+    pub(crate) asked: Option<Instant>,
     /// When to fetch again without news.
-    pub(super) again_at: Instant,
-    pub(super) failed: Option<Error>,
-    pub(super) closed: bool,
+    pub(crate) again_at: Instant,
+    pub(crate) failed: Option<Error>,
+    pub(crate) closed: bool,
     /// `next` calls that wait, and when the last one ended.
-    pub(super) waiting: usize,
-    pub(super) last_next: Instant,
+    pub(crate) waiting: usize,
+    pub(crate) last_next: Instant,
     /// What it owns, under an order.
-    pub(super) partitions: Option<Partitions>,
+    pub(crate) partitions: Option<Partitions>,
     beat_at: Instant,
-    pub(super) turn: u32,
+    pub(crate) turn: u32,
 }
 
 impl Member {
-    pub(super) fn new(
-        core: Arc<Core>,
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
         topic: Topic,
         options: SubscribeOptions,
         joined: &Joined,
@@ -88,17 +82,17 @@ impl Member {
             turn: 0,
         };
         let (scope, state) = (Arc::new(scope), Mutex::new(state));
-        Arc::new(Self { core, topic, options, scope, state, changed: Notify::new() })
+        Arc::new(Self { store, topic, options, scope, state, changed: Notify::new() })
     }
 
     /// Something was committed that may concern this topic.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         lock(&self.state).news = true;
         self.changed.notify_waiters();
     }
 
     /// Hands out what is there, or sees to it that something comes.
-    pub(super) fn step(self: &Arc<Self>, max: usize) -> Result<Vec<Delivery>> {
+    pub(crate) fn step(self: &Arc<Self>, max: usize) -> Result<Vec<Delivery>> {
         let now = Instant::now();
         let mut state = lock(&self.state);
         if state.closed {
@@ -127,61 +121,74 @@ impl Member {
     }
 
     /// Whether the last fetch is too old to say that there is nothing.
-    pub(super) fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         let mut state = lock(&self.state);
-        if state.asked.is_none_or(|at| at.elapsed() >= self.core.config.poll) {
+        if state.asked.is_none_or(|at| at.elapsed() >= self.store.poll()) {
             state.news = true;
         }
     }
 
-    pub(super) fn closed(&self) -> Error {
-        Error::new(Kind::Closed, "the subscription is closed").engine(NAME).op("next")
+    pub(crate) fn closed(&self) -> Error {
+        Error::new(Kind::Closed, "the subscription is closed").engine(self.store.engine()).op("next")
+    }
+
+    /// Whether a `next` call waits for something.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(crate) fn waits(&self) -> bool {
+        lock(&self.state).waiting > 0
     }
 
     /// How many more it may hold.
-    pub(super) fn room(&self, state: &State) -> usize {
+    pub(crate) fn room(&self, state: &State) -> usize {
         self.options.max_in_flight.saturating_sub(state.hand.handed() + state.hand.shelved())
     }
 
-    /// Settles; the state is brought up to date on the writer thread, also if the caller is gone by then.
-    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
+    /// Settles; the state is brought up to date with the answer, also if the caller is gone by then.
+    pub(crate) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
         let count = batch.len();
-        if let Err(error) = self.core.check_open() {
+        if let Err(error) = self.store.check_open() {
             return vec![Err(error.op("settle")); count];
         }
-        let groups = lock(&self.state).hand.group(batch);
-        let mut answers: Vec<Result<()>> = (0..count).map(|_| Err(fenced())).collect();
+        let groups = Arc::new(lock(&self.state).hand.group(batch));
+        let fenced = || Err(self.fenced());
+        let mut answers: Vec<Result<()>> = (0..count).map(|_| fenced()).collect();
         if groups.is_empty() {
             return answers;
         }
         let (answer, answered) = oneshot::channel();
-        let (member, scope) = (self.clone(), self.scope.clone());
-        let groups = Arc::new(groups);
-        let (mine, began) = (groups.clone(), Instant::now());
-        let work = move |tx: &Tx<'_>| -> Step<Vec<Settled>> {
-            settle_all(tx, &scope, mine.iter().map(|group| &group.batch))
-        };
-        let theirs = groups.clone();
-        self.core.submit("settle", true, count, work, move |result| {
+        let (member, theirs, began) = (self.clone(), groups.clone(), Instant::now());
+        let batches = groups.iter().map(|group| group.batch.clone()).collect();
+        let done = move |result: Result<Vec<Settled>>| {
             if let Ok(settled) = &result {
                 member.settled(&theirs, settled, began);
             }
             let _gone = answer.send(result);
-        });
-        let result = answered.await.unwrap_or_else(|_| Err(closed().op("settle")));
+        };
+        self.store.settle(&self.scope, batches, Box::new(done));
+        let result = answered.await.unwrap_or_else(|_| Err(self.engine_closed().op("settle")));
         for (n, group) in groups.iter().enumerate() {
             for (k, at) in group.at.iter().enumerate() {
                 let took =
                     |all: &Vec<Settled>| all.get(n).and_then(|settled| settled.took.get(k)) == Some(&true);
                 if let Some(slot) = answers.get_mut(*at) {
-                    *slot = result
-                        .as_ref()
-                        .map_err(Clone::clone)
-                        .and_then(|all| took(all).then_some(()).ok_or_else(fenced));
+                    *slot = match &result {
+                        Err(error) => Err(error.clone()),
+                        Ok(all) if took(all) => Ok(()),
+                        Ok(_) => fenced(),
+                    };
                 }
             }
         }
         answers
+    }
+
+    fn engine_closed(&self) -> Error {
+        Error::new(Kind::Closed, "the bus is closed").engine(self.store.engine())
+    }
+
+    fn fenced(&self) -> Error {
+        let error = Error::new(Kind::Fenced, "the delivery was lost to another or settled before");
+        error.engine(self.store.engine()).op("settle")
     }
 
     fn settled(&self, groups: &[Group], settled: &[Settled], began: Instant) {
@@ -198,8 +205,8 @@ impl Member {
         self.changed.notify_waiters();
     }
 
-    /// Looked after by the writer thread, every tick.
-    pub(super) fn tick(self: &Arc<Self>, now: Instant) {
+    /// Looked after by the engine, every tick.
+    pub(crate) fn tick(self: &Arc<Self>, now: Instant) {
         let mut state = lock(&self.state);
         if state.closed {
             return;
@@ -219,14 +226,12 @@ impl Member {
         drop(state);
         self.unfetch(stale);
         if beat {
-            let (scope, options) = (self.scope.clone(), self.options.clone());
-            let work = move |tx: &Tx<'_>| group::beat(tx, &scope, &options);
-            self.core.submit("beat", false, 1, work, |_| ());
+            self.store.beat(&self.scope, &self.options);
         }
     }
 
     /// Forgets everything: the group was moved, and the claims are gone.
-    pub(super) fn forget_all(&self) {
+    pub(crate) fn forget_all(&self) {
         let mut state = lock(&self.state);
         state.hand.stale(None);
         state.hand.forget_all();
@@ -236,7 +241,7 @@ impl Member {
     }
 
     /// Leaves the group: what it holds waits for others at once.
-    pub(super) async fn leave(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn leave(self: &Arc<Self>) -> Result<()> {
         let settled = self.changed.notified();
         tokio::pin!(settled);
         loop {
@@ -261,28 +266,16 @@ impl Member {
             unused
         };
         self.changed.notify_waiters();
-        let scope = self.scope.clone();
-        self.core
-            .write("close", 1, move |tx| {
-                unfetch(tx, &scope, &unused)?;
-                group::leave(tx, &scope)
-            })
-            .await
+        self.store.check_open().map_err(|e| e.op("close"))?;
+        let (answer, answered) = oneshot::channel();
+        let done = move |left| {
+            let _gone = answer.send(left);
+        };
+        self.store.leave(&self.scope, unused, Box::new(done));
+        answered.await.unwrap_or_else(|_| Err(self.engine_closed().op("close")))
     }
 }
 
 fn beat_every(options: &SubscribeOptions) -> Duration {
     Duration::from_millis(group::lease(options).unsigned_abs()) / 3
-}
-
-fn fenced() -> Error {
-    Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME).op("settle")
-}
-
-pub(super) fn unfetch(tx: &Tx<'_>, scope: &Scope, unused: &[Lost]) -> Step<Vec<Claim>> {
-    let mut back = Vec::new();
-    for lost in unused {
-        back.extend(claim::unfetch(tx, scope, lost.claim, &lost.offsets)?);
-    }
-    Ok(back)
 }

@@ -9,12 +9,11 @@ use linchpin_core::Timestamp;
 use linchpin_core::bus::{Gate, Order};
 use linchpin_core::time::from_millis;
 
-use super::claim::Claim;
-use super::lease::{Pick, Taken, View};
-use crate::relational::{MAX_SPAN, Span};
+use super::store::{Chunk, Claim, Keys, Pick, Picks, Taken, View};
+use super::{MAX_SPAN, Span};
 
 /// How often a member looks whether its share has changed.
-pub(super) const SHARE: Duration = Duration::from_millis(200);
+pub(crate) const SHARE: Duration = Duration::from_millis(200);
 /// Keys read ahead at once.
 const CHUNK: u64 = 1024;
 
@@ -40,56 +39,35 @@ struct Item {
     claim: Option<i64>,
 }
 
-/// What to hand out of one partition.
 #[derive(Debug)]
-pub(super) struct Picks {
-    pub(super) part: i64,
-    pub(super) fence: u64,
-    pub(super) picks: Vec<Pick>,
-}
-
-/// Keys to be read: the part, from where, to where, and what to put in the gate with them.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) part: i64,
-    pub(super) fence: u64,
-    pub(super) span: Span,
-    /// The claim they wait in; `None` for what lies above the cursor.
-    pub(super) claim: Option<Claim>,
-}
-
-/// Keys that were read.
-pub(super) type Keys = Vec<(u64, Option<Bytes>)>;
-
-#[derive(Debug)]
-pub(super) struct Partitions {
+pub(crate) struct Partitions {
     order: Order,
     owned: BTreeMap<i64, Owned>,
     /// When to look at the share again.
-    pub(super) look_at: Instant,
+    pub(crate) look_at: Instant,
     /// Whether another member is alive.
-    pub(super) alone: bool,
+    pub(crate) alone: bool,
     /// It told the others that it wants no partitions, since nobody calls `next`.
-    pub(super) idle: bool,
+    pub(crate) idle: bool,
     turn: usize,
 }
 
 impl Partitions {
-    pub(super) fn new(order: Order, now: Instant) -> Self {
+    pub(crate) fn new(order: Order, now: Instant) -> Self {
         Self { order, owned: BTreeMap::new(), look_at: now, alone: true, idle: false, turn: 0 }
     }
 
     /// Partition and fence of all that is owned.
-    pub(super) fn mine(&self) -> BTreeMap<i64, u64> {
+    pub(crate) fn mine(&self) -> BTreeMap<i64, u64> {
         self.owned.iter().map(|(part, owned)| (*part, owned.fence)).collect()
     }
 
-    pub(super) fn needs_keys(&self) -> bool {
+    pub(crate) fn needs_keys(&self) -> bool {
         self.order == Order::Key
     }
 
     /// Takes note of what the member learned; answers what to read.
-    pub(super) fn learn(&mut self, view: View) -> Vec<Chunk> {
+    pub(crate) fn learn(&mut self, view: View) -> Vec<Chunk> {
         self.alone = view.alone;
         for owned in self.owned.values_mut() {
             owned.leaving = false;
@@ -124,7 +102,7 @@ impl Partitions {
     }
 
     /// Puts what was read into the gates.
-    pub(super) fn fill(&mut self, chunk: &Chunk, keys: Keys) {
+    pub(crate) fn fill(&mut self, chunk: &Chunk, keys: Keys) {
         let Some(owned) = self.owned.get_mut(&chunk.part).filter(|owned| owned.fence == chunk.fence) else {
             return;
         };
@@ -138,7 +116,7 @@ impl Partitions {
     }
 
     /// Up to `max` messages that may be handed out now; partitions take turns to be first.
-    pub(super) fn pick(&mut self, max: usize, now: Timestamp) -> Vec<Picks> {
+    pub(crate) fn pick(&mut self, max: usize, now: Timestamp) -> Vec<Picks> {
         self.turn = self.turn.wrapping_add(1);
         let count = self.owned.len();
         let first = self.turn.checked_rem(count).unwrap_or(0);
@@ -160,14 +138,14 @@ impl Partitions {
     }
 
     /// Puts picks back that couldn't be written down.
-    pub(super) fn unpick(&mut self, picks: &Picks) {
+    pub(crate) fn unpick(&mut self, picks: &Picks) {
         for pick in &picks.picks {
             self.back(picks.part, pick.offset, Timestamp::MIN, pick.attempt, pick.claim);
         }
     }
 
     /// What the cursor passed over is in these claims now.
-    pub(super) fn passed(&mut self, claims: Vec<Claim>) {
+    pub(crate) fn passed(&mut self, claims: Vec<Claim>) {
         for claim in claims {
             if let Some(owned) = self.owned.get_mut(&claim.part) {
                 owned.passed.push((claim.id, claim.span));
@@ -176,7 +154,7 @@ impl Partitions {
     }
 
     /// Messages wait again in these claims.
-    pub(super) fn wait(&mut self, claims: &[Claim]) {
+    pub(crate) fn wait(&mut self, claims: &[Claim]) {
         for claim in claims {
             for offset in claim.span.iter() {
                 self.back(claim.part, offset, from_millis(claim.due), claim.attempt, Some(claim.id));
@@ -191,7 +169,7 @@ impl Partitions {
     }
 
     /// Messages that are done with: the next of their key may go.
-    pub(super) fn done(&mut self, part: i64, offsets: impl IntoIterator<Item = u64>) {
+    pub(crate) fn done(&mut self, part: i64, offsets: impl IntoIterator<Item = u64>) {
         let Some(owned) = self.owned.get_mut(&part) else { return };
         for offset in offsets {
             // One that waits again is no longer out.
@@ -202,12 +180,12 @@ impl Partitions {
     }
 
     /// Forgets a partition.
-    pub(super) fn forget(&mut self, part: i64) {
+    pub(crate) fn forget(&mut self, part: i64) {
         self.owned.remove(&part);
     }
 
     /// Takes out the partitions that are to be handed over and have nothing out; all with nothing out, if `all`.
-    pub(super) fn hand_over(&mut self, all: bool) -> Vec<(i64, u64)> {
+    pub(crate) fn hand_over(&mut self, all: bool) -> Vec<(i64, u64)> {
         let ready = |owned: &Owned| owned.out.is_empty() && (all || owned.leaving);
         let parts: Vec<_> =
             self.owned.iter().filter(|(_, o)| ready(o)).map(|(part, o)| (*part, o.fence)).collect();
@@ -215,16 +193,16 @@ impl Partitions {
         parts
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.owned.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.owned.clear();
     }
 
     /// The earliest time at which something may be handed out that waits for nothing else.
-    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         self.owned.values().filter(|owned| !owned.leaving).filter_map(|owned| owned.gate.next_due(now)).min()
     }
 }

@@ -1,33 +1,33 @@
 //! What a subscription holds: fetched messages not handed out yet, and deliveries not settled yet.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use linchpin_core::bus::{Delivery, Position, Receipt, Settle};
 use linchpin_core::time::from_millis;
 
-use super::message::Stored;
-use super::settle::{Batch, Settled};
-use crate::relational::Span;
+use super::Span;
+use super::store::{Batch, Settled, Stored};
 
 /// How long a fetched message may wait to be handed out before it is given back for others to take.
 /// Claims last this much longer than `ack_wait`, so that a delivery has all of it.
-pub(super) const SHELF: Duration = Duration::from_millis(250);
+pub(crate) const SHELF: Duration = Duration::from_millis(250);
 
 /// The messages of one claim that wait to be handed out.
 #[derive(Debug)]
-pub(super) struct Pack {
-    pub(super) claim: i64,
-    pub(super) part: i64,
-    pub(super) partition: u32,
-    pub(super) attempt: u32,
-    pub(super) fence: u64,
+pub(crate) struct Pack {
+    pub(crate) claim: i64,
+    pub(crate) part: i64,
+    pub(crate) partition: u32,
+    pub(crate) attempt: u32,
+    pub(crate) fence: u64,
     /// When it was put on the shelf.
-    pub(super) filled: Instant,
+    pub(crate) filled: Instant,
     /// When the claim's lease ends.
-    pub(super) until: Instant,
-    pub(super) messages: VecDeque<Stored>,
+    pub(crate) until: Instant,
+    pub(crate) messages: VecDeque<Stored>,
 }
 
 /// Deliveries of one claim that were handed out together. Receipts are numbered like their offsets.
@@ -49,25 +49,25 @@ struct Piece {
 
 /// Settles of one piece on their way to the database.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) batch: Batch,
-    pub(super) part: i64,
+pub(crate) struct Group {
+    pub(crate) batch: Arc<Batch>,
+    pub(crate) part: i64,
     /// Where each stands in the caller's batch.
-    pub(super) at: Vec<usize>,
+    pub(crate) at: Vec<usize>,
     key: u64,
 }
 
 /// Deliveries whose time ran out.
 #[derive(Debug)]
-pub(super) struct Lost {
-    pub(super) claim: i64,
-    pub(super) part: i64,
-    pub(super) offsets: Vec<u64>,
+pub(crate) struct Lost {
+    pub(crate) claim: i64,
+    pub(crate) part: i64,
+    pub(crate) offsets: Vec<u64>,
 }
 
 /// Invariants: `handed` and `shelved` count what `held` and `shelf` hold; no piece of `held` ends before `overdue_at`.
 #[derive(Debug, Default)]
-pub(super) struct Hand {
+pub(crate) struct Hand {
     shelf: VecDeque<Pack>,
     held: BTreeMap<u64, Held>,
     overdue_at: Option<Instant>,
@@ -77,21 +77,21 @@ pub(super) struct Hand {
 }
 
 impl Hand {
-    pub(super) fn handed(&self) -> usize {
+    pub(crate) fn handed(&self) -> usize {
         self.handed
     }
 
-    pub(super) fn shelved(&self) -> usize {
+    pub(crate) fn shelved(&self) -> usize {
         self.shelved
     }
 
-    pub(super) fn put(&mut self, pack: Pack) {
+    pub(crate) fn put(&mut self, pack: Pack) {
         self.shelved += pack.messages.len();
         self.shelf.push_back(pack);
     }
 
     /// Hands out up to `max`. What lay on the shelf for too long stays there, for [`Hand::stale`].
-    pub(super) fn take(&mut self, max: usize, now: Instant, wait: Duration) -> Vec<Delivery> {
+    pub(crate) fn take(&mut self, max: usize, now: Instant, wait: Duration) -> Vec<Delivery> {
         let mut out = Vec::with_capacity(max.min(self.shelved));
         while out.len() < max {
             let Some(pack) = self.shelf.front_mut() else { break };
@@ -124,13 +124,13 @@ impl Hand {
     }
 
     /// Takes from the shelf what lay there for too long; everything if no time is named.
-    pub(super) fn stale(&mut self, now: Option<Instant>) -> Vec<Lost> {
+    pub(crate) fn stale(&mut self, now: Option<Instant>) -> Vec<Lost> {
         let old = |pack: &Pack| now.is_none_or(|now| now.duration_since(pack.filled) >= SHELF);
         self.unshelve(old)
     }
 
     /// Takes a partition's messages from the shelf.
-    pub(super) fn unshelve(&mut self, which: impl Fn(&Pack) -> bool) -> Vec<Lost> {
+    pub(crate) fn unshelve(&mut self, which: impl Fn(&Pack) -> bool) -> Vec<Lost> {
         let (old, kept) = std::mem::take(&mut self.shelf).into_iter().partition(which);
         self.shelf = kept;
         self.shelved = self.shelf.iter().map(|pack| pack.messages.len()).sum();
@@ -143,7 +143,7 @@ impl Hand {
     }
 
     /// Forgets deliveries that weren't settled in time.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Lost> {
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<Lost> {
         if self.overdue_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
@@ -153,11 +153,11 @@ impl Hand {
     }
 
     /// Forgets every delivery of a partition.
-    pub(super) fn forget_part(&mut self, part: i64) -> Vec<Lost> {
+    pub(crate) fn forget_part(&mut self, part: i64) -> Vec<Lost> {
         self.forget(|of, _| of == part)
     }
 
-    pub(super) fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         self.forget(|_, _| true);
     }
 
@@ -179,7 +179,7 @@ impl Hand {
     }
 
     /// Sorts settles by the claim that holds their delivery; what isn't in hand is left out.
-    pub(super) fn group(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Group> {
+    pub(crate) fn group(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut index: HashMap<(u64, i64), usize, RandomState> = HashMap::default();
         for (at, (Receipt(receipt), settle)) in batch.into_iter().enumerate() {
@@ -187,12 +187,14 @@ impl Hand {
             let offset = held.first + (receipt - key);
             let Some(piece) = held.pieces.iter().find(|piece| piece.open.contains(offset)) else { continue };
             let slot = *index.entry((*key, piece.claim)).or_insert_with(|| {
-                let batch = Batch { claim: piece.claim, asked: Vec::new() };
+                let batch = Arc::new(Batch { claim: piece.claim, asked: Vec::new() });
                 groups.push(Group { batch, part: held.part, at: Vec::new(), key: *key });
                 groups.len() - 1
             });
-            if let Some(group) = groups.get_mut(slot) {
-                group.batch.asked.push((offset, settle));
+            if let Some(group) = groups.get_mut(slot)
+                && let Some(batch) = Arc::get_mut(&mut group.batch)
+            {
+                batch.asked.push((offset, settle));
                 group.at.push(at);
             }
         }
@@ -200,7 +202,7 @@ impl Hand {
     }
 
     /// Applies what the database answered. What it refused was lost, and is forgotten.
-    pub(super) fn settled(&mut self, group: &Group, settled: &Settled, until: Instant) {
+    pub(crate) fn settled(&mut self, group: &Group, settled: &Settled, until: Instant) {
         let Some(held) = self.held.get_mut(&group.key) else { return };
         let mut extended = Vec::new();
         for ((offset, settle), took) in group.batch.asked.iter().zip(&settled.took) {

@@ -8,15 +8,14 @@ use linchpin_core::bus::{Delivery, Receipt, Settle, Subscription};
 use linchpin_core::{Error, Kind, Result};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::NAME;
-use super::core::{Polling, lock};
+use super::hub::lock;
 use super::member::Member;
 
 /// Dropping it is a death: its member stops telling that it lives, and what it held comes back when the leases end.
 #[derive(Debug)]
-pub(super) struct SqliteSubscription(pub(super) Arc<Member>);
+pub(crate) struct RowSubscription(pub(crate) Arc<Member>);
 
-impl Drop for SqliteSubscription {
+impl Drop for RowSubscription {
     fn drop(&mut self) {
         lock(&self.0.state).closed = true;
         self.0.changed.notify_waiters();
@@ -24,17 +23,19 @@ impl Drop for SqliteSubscription {
 }
 
 /// A `next` call that waits.
-struct Waiting<'m>(&'m Member, #[expect(dead_code, reason = "held for its drop")] Polling<'m>);
+struct Waiting<'m>(&'m Member);
 
 impl<'m> Waiting<'m> {
     fn new(member: &'m Member) -> Self {
         lock(&member.state).waiting += 1;
-        Self(member, member.core.wait())
+        member.store.wait();
+        Self(member)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.0.store.waited();
         let mut state = lock(&self.0.state);
         state.waiting -= 1;
         state.last_next = std::time::Instant::now();
@@ -42,13 +43,13 @@ impl Drop for Waiting<'_> {
 }
 
 #[async_trait]
-impl Subscription for SqliteSubscription {
+impl Subscription for RowSubscription {
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         let member = &self.0;
         let deadline = Instant::now() + wait;
-        // A fetch that began is waited for even if `wait` is shorter; the database answers within `busy`.
-        let last = deadline + member.core.config.busy + Duration::from_secs(1);
-        member.core.check_open().map_err(|e| e.op("next"))?;
+        // A fetch that began is waited for even if `wait` is shorter; the database answers in its time.
+        let last = deadline + member.store.patience();
+        member.store.check_open().map_err(|e| e.op("next"))?;
         member.refresh();
         let _waiting = Waiting::new(member);
         loop {
@@ -66,7 +67,7 @@ impl Subscription for SqliteSubscription {
             }
             let until = if fetching { last } else { deadline.min(again_at) };
             let _woken = timeout_at(until, changed).await;
-            member.core.check_open().map_err(|e| e.op("next"))?;
+            member.store.check_open().map_err(|e| e.op("next"))?;
         }
     }
 
@@ -80,7 +81,7 @@ impl Subscription for SqliteSubscription {
         }
         let late = |_| {
             Error::new(Kind::Timeout, "leaving the group took too long")
-                .engine(NAME)
+                .engine(self.0.store.engine())
                 .op("close")
                 .help("what was unsettled comes back after ack_wait")
         };
