@@ -1,0 +1,181 @@
+//! Fetching without order: members compete for every message.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use linchpin_core::bus::{NO_REPLY, is_for};
+use linchpin_core::{Error, Result};
+use redis::Value;
+
+use super::core::lock;
+use super::entry::{EntryId, decode};
+use super::hints::POLL;
+use super::keys::PartKeys;
+use super::member::Member;
+use super::script::{Call, FETCH};
+use super::state::{Grip, Parcel, SHELF};
+
+/// The most messages that are fetched ahead.
+const AHEAD: usize = 1024;
+/// And the most bytes of them, if the last ones are a measure.
+const BYTES: usize = 8 << 20;
+/// What a consumer of other programs may hold a message for.
+const FOREIGN: Duration = Duration::from_secs(60);
+
+/// An entry: its id, its fields.
+pub(super) type Entry = (Vec<u8>, Vec<Value>);
+/// Entries of one partition: which one, its epoch, the attempt, the entries.
+type Run = (usize, i64, i64, Vec<Entry>);
+/// Now, when something is due, runs.
+type Fetched = (i64, i64, Vec<Run>);
+/// And the partitions that were asked.
+type Answer<'p> = (&'p [&'p (u32, PartKeys)], Fetched);
+
+/// What a fetch brought.
+#[derive(Debug, Default)]
+struct Catch {
+    parcels: Vec<Parcel>,
+    skipped: Vec<Grip>,
+    hopeless: Vec<(Grip, String)>,
+    /// When something else is due.
+    due: Option<Duration>,
+    failed: Option<Error>,
+}
+
+impl Member {
+    /// Fetches up to `count` messages and puts them on the shelf.
+    pub(super) async fn fetch(&self, count: usize) -> Result<()> {
+        let began = Instant::now();
+        let (turn, moved) = {
+            let mut state = lock(&self.state);
+            state.begun += 1;
+            state.news = false;
+            state.turn = state.turn.wrapping_add(1);
+            (state.turn, state.moved)
+        };
+        let mut parts: Vec<&(u32, PartKeys)> = self.parts.iter().collect();
+        let first = turn.checked_rem(parts.len()).unwrap_or(0);
+        parts.rotate_left(first);
+        let mut catch = Catch::default();
+        for answer in self.ask_all(&parts, count).await {
+            match answer {
+                Ok(answer) => self.sort(answer, began, &mut catch),
+                Err(error) => catch.failed = Some(error),
+            }
+        }
+        let Catch { parcels, skipped, hopeless, due, failed } = catch;
+        let came = !parcels.is_empty() || !skipped.is_empty() || !hopeless.is_empty();
+        // A look that failed ends with its failure, so that nobody finds it ended and nothing there.
+        self.shelve(parcels, count, due, came, moved, failed.is_none());
+        if !skipped.is_empty() {
+            self.ack_all(skipped).await?;
+        }
+        self.bury(hopeless).await.into_iter().collect::<Result<()>>()?;
+        failed.map_or(Ok(()), |error| Err(self.gone(error)))
+    }
+
+    /// What is for the consumer, what is for another group, and what has no attempt left.
+    fn sort(&self, (slot, (now, at, runs)): Answer<'_>, began: Instant, catch: &mut Catch) {
+        if at >= 0 {
+            let wait = Duration::from_millis((at - now).max(0).unsigned_abs());
+            catch.due = Some(catch.due.map_or(wait, |due| due.min(wait)));
+        }
+        for (index, epoch, attempt, entries) in runs {
+            let Some((partition, keys)) = slot.get(index) else { continue };
+            let attempts = u32::try_from(attempt.unsigned_abs()).unwrap_or(u32::MAX);
+            let unpacked =
+                entries.into_iter().filter_map(|e| self.unpack(*partition, &keys[0], e, epoch, now, began));
+            for parcel in unpacked {
+                let grip = Grip { attempt: attempts, ..parcel.grip };
+                if attempt < 0 {
+                    catch.hopeless.push((grip, NO_REPLY.to_owned()));
+                } else if is_for(&parcel.message, &self.joined.group) {
+                    catch.parcels.push(Parcel { grip, ..parcel });
+                } else {
+                    catch.skipped.push(grip);
+                }
+            }
+        }
+    }
+
+    /// One answer of a server, or of each slot of a cluster: together they fetch no more than asked, and what is asked for
+    /// is looked for everywhere before there is less of it.
+    async fn ask_all<'p>(&self, parts: &'p [&(u32, PartKeys)], count: usize) -> Vec<Result<Answer<'p>>> {
+        let mut left = count;
+        let mut answers = Vec::new();
+        let mut slots: VecDeque<&[&(u32, PartKeys)]> =
+            if self.core.link.is_cluster() { parts.chunks(1).collect() } else { VecDeque::from([parts]) };
+        while left > 0 && !slots.is_empty() {
+            let now: Vec<_> = slots.drain(..slots.len().min(left)).collect();
+            let (share, more) = (left / now.len(), left % now.len());
+            let asking = now.into_iter().enumerate().map(|(n, slot)| async move {
+                let call = slot.iter().fold(Call::new(&FETCH), |call, (_, keys)| call.keys(keys));
+                let call = self.ask(call, share + usize::from(n < more));
+                Ok((slot, self.core.link.call::<Fetched>(&call, "next").await?))
+            });
+            for answer in join_all(asking).await {
+                let came =
+                    answer.as_ref().map_or(0, |(_, (.., runs))| runs.iter().map(|run| run.3.len()).sum());
+                left = left.saturating_sub(came);
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
+    fn ask(&self, call: Call, count: usize) -> Call {
+        let call = call.text(&self.joined.group).text(&self.joined.consumer).text(&self.joined.born);
+        call.number(count).number(self.options.max_attempts).number(FOREIGN.as_millis()).text(&self.channel)
+    }
+
+    pub(super) fn unpack(
+        &self,
+        partition: u32,
+        stream: &str,
+        (id, fields): Entry,
+        epoch: i64,
+        now: i64,
+        began: Instant,
+    ) -> Option<Parcel> {
+        let id = EntryId::parse(&id)?;
+        let wait = self.options.ack_wait + 2 * SHELF;
+        let safe = now + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
+        let grip = Grip { partition, id, attempt: 1, epoch, fence: 0, safe, until: began + wait };
+        Some(Parcel { grip, message: decode(stream, id, fields), filled: Instant::now() })
+    }
+
+    /// Puts fetched messages on the shelf, and says when to look again.
+    fn shelve(
+        &self,
+        parcels: Vec<Parcel>,
+        count: usize,
+        due: Option<Duration>,
+        came: bool,
+        moved: u64,
+        ended: bool,
+    ) {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        if ended {
+            state.done = state.begun;
+        }
+        let size: usize = parcels.iter().map(|parcel| parcel.message.size()).sum();
+        let most = (BYTES / (size / parcels.len().max(1)).max(1)).clamp(1, AHEAD);
+        if parcels.len() >= count && now < state.last_next + SHELF / 5 {
+            // It came back for more at once.
+            state.window = (state.window.max(count) * 2).min(most).min(self.options.max_in_flight / 2);
+        } else {
+            state.window = state.window.min(most);
+        }
+        // There was something, so there may be more: only an empty look says that there isn't.
+        state.news |= came;
+        let wait = due.map_or(POLL, |due| due.clamp(Duration::from_millis(1), POLL));
+        state.again_at = now + wait;
+        if state.moved == moved {
+            state.shelf.extend(parcels);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,163 @@
+//! Storing messages.
+
+use futures_util::future::join_all;
+use linchpin_core::bus::{Message, Partitioner, Position};
+use linchpin_core::{Error, Kind, Result};
+use redis::{Pipeline, Value};
+
+use super::core::Core;
+use super::entry::{EntryId, encode};
+use super::error::{error, no_topic};
+use super::script::{Call, DELAY};
+use super::topic::{Known, lost_stream};
+
+/// The messages of a call that travel together, each with its place in the call and its partition.
+type Batch = Vec<(usize, u32, Message)>;
+
+impl Core {
+    pub(super) async fn publish(
+        &self,
+        topic: &str,
+        messages: Vec<Message>,
+        partitioner: Partitioner,
+    ) -> Vec<Result<Position>> {
+        let count = messages.len();
+        let named = |e: Error| e.op("publish").with("topic", topic);
+        let known = match self.known(topic, "publish").await {
+            Ok(known) => known,
+            Err(e) => return vec![Err(named(e)); count],
+        };
+        let nothing = || Err(error(Kind::Unexpected, "the server gave no answer"));
+        let mut answers: Vec<Result<Position>> = (0..count).map(|_| nothing()).collect();
+        let (mut delayed, mut now) = (Batch::new(), Batch::with_capacity(count));
+        for (at, message) in messages.into_iter().enumerate() {
+            let waits = message.delay.is_some_and(|delay| !delay.is_zero());
+            let batch = if waits { &mut delayed } else { &mut now };
+            match accept(&known, &message, partitioner) {
+                Ok(partition) => batch.push((at, partition, message)),
+                Err(e) => put(&mut answers, at, Err(e)),
+            }
+        }
+        let told = !now.is_empty();
+        let storing = self.split(now).into_iter().map(|batch| self.store(&known, batch));
+        let keeping = by_partition(delayed).into_iter().map(|batch| self.keep(&known, batch));
+        let (stored, kept) = futures_util::join!(join_all(storing), join_all(keeping));
+        for (at, answer) in stored.into_iter().chain(kept).flatten() {
+            put(&mut answers, at, answer);
+        }
+        if told {
+            let channel = self.keys.hints(topic);
+            self.wake(Some(&channel));
+            if self.link.is_cluster() {
+                self.link.hint(channel, String::new());
+            }
+        }
+        self.explain(topic, &mut answers).await;
+        answers.into_iter().map(|answer| answer.map_err(named)).collect()
+    }
+
+    /// A cluster takes one batch per slot, a single server all in one.
+    fn split(&self, batch: Batch) -> Vec<Batch> {
+        if self.link.is_cluster() { by_partition(batch) } else { vec![batch] }
+    }
+
+    async fn store(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+        for (_, partition, message) in &batch {
+            let Some(stream) = topic.streams.get(*partition as usize) else { continue };
+            let cmd = pipeline.cmd("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
+            for field in encode(message) {
+                cmd.arg(field.as_ref());
+            }
+        }
+        if !self.link.is_cluster() {
+            pipeline.cmd("PUBLISH").arg(self.keys.hints(&topic.name)).arg("");
+        }
+        let first = batch.first().and_then(|(_, partition, _)| topic.streams.get(*partition as usize));
+        let key = first.map(String::as_str).unwrap_or_default();
+        let answers = match self.link.pipeline(pipeline, key, "publish").await {
+            Ok(answers) => answers,
+            Err(e) => return batch.into_iter().map(|(at, ..)| (at, Err(e.clone()))).collect(),
+        };
+        let read = batch.into_iter().zip(answers);
+        read.map(|((at, partition, _), answer)| (at, position(topic, partition, answer))).collect()
+    }
+
+    /// Keeps delayed messages of one partition back.
+    async fn keep(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
+        let Some(partition) = batch.first().map(|(_, partition, _)| *partition) else { return Vec::new() };
+        let stream = self.keys.stream(&topic.name, partition);
+        let mut call = Call::new(&DELAY).key(stream.clone()).key(self.keys.delayed(&topic.name, partition));
+        call = call.text(&self.keys.hints(&topic.name));
+        for (_, _, message) in &batch {
+            let fields = encode(message);
+            // Rounded up: never sooner than asked.
+            let delay = message.delay.unwrap_or_default().as_micros().div_ceil(1_000);
+            call = call.number(delay).number(fields.len());
+            call = fields.into_iter().fold(call, Call::bytes);
+        }
+        let answer = self.link.call::<bool>(&call, "publish").await;
+        let answer = answer.and_then(|there| there.then_some(()).ok_or_else(|| lost_stream(&stream)));
+        let nowhere = Position { partition, offset: None };
+        batch.into_iter().map(|(at, ..)| (at, answer.clone().map(|()| nowhere))).collect()
+    }
+
+    /// A stream that is missing may mean that the topic was removed meanwhile.
+    async fn explain(&self, topic: &str, answers: &mut [Result<Position>]) {
+        if !answers.iter().any(|a| a.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt)) {
+            return;
+        }
+        let gone = match self.look_up(topic, "publish").await {
+            Err(e) if e.kind() == Kind::NotFound => no_topic(topic),
+            _ => return,
+        };
+        for answer in answers {
+            if answer.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt) {
+                *answer = Err(gone.clone());
+            }
+        }
+    }
+}
+
+fn put(answers: &mut [Result<Position>], at: usize, answer: Result<Position>) {
+    if let Some(slot) = answers.get_mut(at) {
+        *slot = answer;
+    }
+}
+
+/// The partition of a message, if the topic takes it.
+fn accept(topic: &Known, message: &Message, partitioner: Partitioner) -> Result<u32> {
+    let (size, limit) = (message.size() as u64, topic.options.max_message);
+    if size > limit {
+        return Err(error(Kind::Invalid, format!("a message of {size} bytes is over the limit of {limit}"))
+            .help("raise the topic's `max_message`, or store the content elsewhere and send a reference"));
+    }
+    partitioner.choose(message, topic.options.partitions, &topic.round).map_err(|e| e.engine(super::NAME))
+}
+
+fn by_partition(mut batch: Batch) -> Vec<Batch> {
+    // Stable: those of one partition keep their order.
+    batch.sort_by_key(|(_, partition, _)| *partition);
+    let mut out: Vec<Batch> = Vec::new();
+    for one in batch {
+        match out.last_mut() {
+            Some(last) if last.last().is_some_and(|(_, partition, _)| *partition == one.1) => last.push(one),
+            _ => out.push(vec![one]),
+        }
+    }
+    out
+}
+
+fn position(topic: &Known, partition: u32, answer: Result<Value>) -> Result<Position> {
+    let stream = topic.streams.get(partition as usize).map(String::as_str).unwrap_or_default();
+    let id = match answer.map_err(|e| e.with("key", stream))? {
+        Value::BulkString(id) => EntryId::parse(&id),
+        Value::Nil => return Err(lost_stream(stream)),
+        _ => None,
+    };
+    let id = id.ok_or_else(|| error(Kind::Unexpected, "the server answered no entry id"))?;
+    Ok(id.position(partition))
+}

@@ -1,0 +1,10 @@
+//! Redis with its own client beside it, and servers that say no:
+//! `cargo test -p linchpin-engines --features redis,live --test redis`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod doctor;
+mod encrypted;
+mod interop;
+mod refusals;
+mod server;
