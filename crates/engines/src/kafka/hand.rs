@@ -1,0 +1,174 @@
+//! Handing out: whose turn it is, and what is written down before it leaves.
+
+use std::time::Instant;
+
+use linchpin_core::Timestamp;
+use linchpin_core::bus::{Delivery, NO_REPLY, Order, Position, Receipt};
+use rdkafka::error::KafkaError;
+
+use super::part::{Part, Staged};
+use super::state::{Flight, Hopeless, State};
+
+impl State {
+    /// Hands out what is written down, and stages what may follow.
+    ///
+    /// # Errors
+    /// What the log says.
+    pub(super) fn take(
+        &mut self,
+        seat: u64,
+        max: usize,
+        now: Instant,
+        hopeless: &mut Vec<Hopeless>,
+    ) -> Result<Vec<Delivery>, KafkaError> {
+        let Some(me) = self.seats.get_mut(&seat) else { return Ok(Vec::new()) };
+        me.appetite = max;
+        let mut room = max.min(me.room());
+        let mut out = Vec::new();
+        let shares = self.shares(seat, now);
+        for n in &shares {
+            let Some(part) = self.parts.get_mut(n).filter(|part| !part.resting) else { continue };
+            if !own(part, self.order, seat, Timestamp::now()) {
+                continue;
+            }
+            let ready = part.staged.iter().take_while(|s| self.commits.is_done(s.version)).count();
+            let ready: Vec<_> = part.staged.drain(..ready.min(room)).collect();
+            room -= ready.len();
+            out.extend(
+                ready.into_iter().filter_map(|staged| self.fly(seat, *n, staged, now)).collect::<Vec<_>>(),
+            );
+        }
+        self.turn = self.turn.wrapping_add(1);
+        self.stage(seat, &shares, !out.is_empty(), hopeless)?;
+        Ok(out)
+    }
+
+    /// Stages what a seat may be handed next, until there is as much as it asked for last. `ahead` of its asking only
+    /// what can't thereby become a dead letter unseen: its first attempt, and not its last.
+    fn stage(
+        &mut self,
+        seat: u64,
+        shares: &[u32],
+        ahead: bool,
+        hopeless: &mut Vec<Hopeless>,
+    ) -> Result<(), KafkaError> {
+        let Some(me) = self.seats.get(&seat) else { return Ok(()) };
+        let staged: usize =
+            shares.iter().filter_map(|n| self.parts.get(n)).map(|part| part.staged.len()).sum();
+        let mut wanted = me.appetite.min(me.room()).saturating_sub(staged);
+        let (max_attempts, version) = (me.options.max_attempts, self.commits.next());
+        let clock = Timestamp::now();
+        for n in shares {
+            let Some(part) = self.parts.get_mut(n).filter(|part| !part.resting) else { continue };
+            if wanted == 0 || !own(part, self.order, seat, clock) {
+                continue;
+            }
+            wanted -= stage(part, *n, wanted, max_attempts, clock, version, ahead, hopeless)?;
+        }
+        Ok(())
+    }
+
+    /// After a settle: what it let free goes into the same commit.
+    pub(super) fn stage_ahead(&mut self, seat: u64, hopeless: &mut Vec<Hopeless>) -> Result<(), KafkaError> {
+        let shares = self.shares(seat, Instant::now());
+        self.stage(seat, &shares, true, hopeless)
+    }
+
+    /// The partitions a seat may take from: all it asked for, or under an order its share among the living.
+    fn shares(&self, seat: u64, now: Instant) -> Vec<u32> {
+        let Some(me) = self.seats.get(&seat) else { return Vec::new() };
+        let mut mine: Vec<u32> = if self.order == Order::None {
+            self.parts.keys().copied().filter(|n| me.wants(*n)).collect()
+        } else {
+            let is_mine = |(place, n): (usize, &u32)| {
+                let living = self.seats.iter().filter(|(_, s)| s.is_alive(now) && s.wants(*n));
+                let living: Vec<_> = living.map(|(id, _)| *id).collect();
+                (living.get(place % living.len().max(1)) == Some(&seat)).then_some(*n)
+            };
+            self.parts.keys().enumerate().filter_map(is_mine).collect()
+        };
+        if !mine.is_empty() {
+            let turn = self.turn % mine.len();
+            mine.rotate_left(turn);
+        }
+        mine
+    }
+
+    fn fly(&mut self, seat: u64, n: u32, staged: Staged, now: Instant) -> Option<Delivery> {
+        let id = self.number();
+        let me = self.seats.get_mut(&seat)?;
+        let part = self.parts.get_mut(&n)?;
+        let Staged { offset, attempt, parcel, .. } = staged;
+        me.held += 1;
+        part.flying += 1;
+        let ack_wait = me.options.ack_wait;
+        let deadline = now + ack_wait;
+        self.deadlines.insert((deadline, id));
+        let (message, time) = (parcel.message.clone(), parcel.time);
+        let max_attempts = me.options.max_attempts;
+        let (born, settled) = (part.born, false);
+        let flight = Flight {
+            seat,
+            partition: n,
+            born,
+            offset,
+            attempt,
+            max_attempts,
+            ack_wait,
+            deadline,
+            parcel,
+            settled,
+        };
+        self.flights.insert(id, flight);
+        let fence = if self.order == Order::None { 0 } else { part.tracker.fence };
+        let position = Position::new(n, offset);
+        Some(Delivery { message, position, time, attempt, fence, receipt: Receipt(id) })
+    }
+}
+
+/// Whether `seat` may take from here. A new owner waits until the last one's deliveries are settled or expired, and
+/// gets a larger token: larger than the clock's, so that it rises even if Kafka forgot the group's commits.
+fn own(part: &mut Part, order: Order, seat: u64, now: Timestamp) -> bool {
+    if order == Order::None || part.owner == seat {
+        return true;
+    }
+    if part.flying > 0 {
+        return false;
+    }
+    part.unstage();
+    part.owner = seat;
+    part.tracker.fence = (part.tracker.fence + 1).max(now.as_millisecond().unsigned_abs());
+    part.dirty = true;
+    true
+}
+
+/// Stages up to `wanted` messages; says how many.
+#[allow(clippy::too_many_arguments, reason = "one loop, used in one place")]
+fn stage(
+    part: &mut Part,
+    n: u32,
+    wanted: usize,
+    max_attempts: u32,
+    now: Timestamp,
+    version: u64,
+    ahead: bool,
+    hopeless: &mut Vec<Hopeless>,
+) -> Result<usize, KafkaError> {
+    let before = part.staged.len();
+    for (offset, parcel) in part.take(wanted, now)? {
+        let attempts = part.tracker.attempts(offset);
+        if ahead && (attempts > 0 || max_attempts == 1) {
+            part.insert(offset, Timestamp::MIN, parcel);
+            continue;
+        }
+        if attempts >= max_attempts {
+            let (born, reason) = (part.born, NO_REPLY.to_owned());
+            hopeless.push(Hopeless { partition: n, born, offset, attempts, reason, parcel });
+            continue;
+        }
+        let attempt = part.tracker.hold(offset);
+        part.staged.push_back(Staged { offset, attempt, parcel, version });
+        part.dirty = true;
+    }
+    Ok(part.staged.len() - before)
+}

@@ -1,0 +1,150 @@
+//! One partition in hand of this process: what its log has next, what waits, what is about to be handed out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use linchpin_core::Timestamp;
+use linchpin_core::bus::{Gate, Order};
+use linchpin_core::time::from_millis;
+use rdkafka::Message as _;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::KafkaError;
+
+use super::client::offset;
+use super::member::Context;
+use super::tracker::{CROWDED, Tracker};
+use super::wire::Parcel;
+
+/// The most bytes that wait in one partition for their time or their key.
+const WAITING: usize = 64 << 20;
+
+/// A message whose hand-out is being written down.
+#[derive(Debug)]
+pub(super) struct Staged {
+    pub(super) offset: u64,
+    pub(super) attempt: u32,
+    pub(super) parcel: Arc<Parcel>,
+    /// The commit that writes it down.
+    pub(super) version: u64,
+}
+
+pub(super) struct Part {
+    /// Tells it from the same partition at another time.
+    pub(super) born: u64,
+    pub(super) tracker: Tracker,
+    pub(super) gate: Gate<Arc<Parcel>>,
+    pub(super) staged: VecDeque<Staged>,
+    /// Whose it is under an order.
+    pub(super) owner: u64,
+    /// Deliveries in hand.
+    pub(super) flying: usize,
+    /// Nothing more is handed out: it goes to another process, or is moved.
+    pub(super) resting: bool,
+    /// Whether the tracker has changed since the last commit.
+    pub(super) dirty: bool,
+    /// The length of the last commit's text.
+    pub(super) written: usize,
+    waiting: usize,
+    queue: Option<PartitionQueue<Context>>,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part")
+            .field("tracker", &self.tracker)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    pub(super) fn new(
+        born: u64,
+        tracker: Tracker,
+        order: Order,
+        queue: Option<PartitionQueue<Context>>,
+    ) -> Self {
+        Self {
+            born,
+            tracker,
+            gate: Gate::new(order),
+            staged: VecDeque::new(),
+            owner: 0,
+            flying: 0,
+            resting: false,
+            dirty: false,
+            written: 0,
+            waiting: 0,
+            queue,
+        }
+    }
+
+    /// Up to `max` messages that may be handed out now, fetched if need be.
+    ///
+    /// # Errors
+    /// What the log says.
+    pub(super) fn take(&mut self, max: usize, now: Timestamp) -> Result<Vec<(u64, Arc<Parcel>)>, KafkaError> {
+        if self.written > CROWDED {
+            // The text of a commit is nearly full: what is known already goes on, one by one.
+            return Ok(self.leave(1.min(max), now));
+        }
+        let mut out = self.leave(max, now);
+        while out.len() < max && !self.gate.is_shut() && self.waiting < WAITING {
+            let wanted = max - out.len();
+            let fetched = self.fetch(wanted)?;
+            out.append(&mut self.leave(wanted, now));
+            if fetched < wanted {
+                break;
+            }
+        }
+        Ok(out)
+    }
+
+    fn leave(&mut self, max: usize, now: Timestamp) -> Vec<(u64, Arc<Parcel>)> {
+        let out = self.gate.take(max, now);
+        let size: usize = out.iter().map(|(_, parcel)| parcel.size()).sum();
+        self.waiting = self.waiting.saturating_sub(size);
+        out
+    }
+
+    /// Moves up to `max` records from the log into the gate; says how many there were.
+    fn fetch(&mut self, max: usize) -> Result<usize, KafkaError> {
+        for fetched in 0..max {
+            let Some(record) = self.queue.as_ref().and_then(|queue| queue.poll(Duration::ZERO)) else {
+                return Ok(fetched);
+            };
+            let record = record?;
+            let place = offset(record.offset());
+            let Some(mark) = self.tracker.enter(place) else { continue };
+            let parcel = Arc::new(Parcel::read(&record));
+            self.insert(place, from_millis(mark.due.max(parcel.due)), parcel);
+        }
+        Ok(max)
+    }
+
+    /// Puts a message in, or back in.
+    pub(super) fn insert(&mut self, offset: u64, due: Timestamp, parcel: Arc<Parcel>) {
+        self.waiting += parcel.size();
+        self.gate.insert(offset, parcel.message.key.clone().as_ref(), due, parcel);
+    }
+
+    /// What was staged isn't handed out after all.
+    pub(super) fn unstage(&mut self) {
+        for staged in std::mem::take(&mut self.staged) {
+            self.tracker.unhold(staged.offset);
+            self.insert(staged.offset, Timestamp::MIN, staged.parcel);
+            self.dirty = true;
+        }
+    }
+
+    /// Begins anew with another tracker.
+    pub(super) fn reset(&mut self, born: u64, tracker: Tracker) {
+        self.born = born;
+        self.tracker = tracker;
+        self.gate.drain();
+        self.staged.clear();
+        (self.owner, self.flying, self.waiting) = (0, 0, 0);
+        self.dirty = true;
+    }
+}
