@@ -1,0 +1,88 @@
+//! A partition that a member owns: what it read, in the order it may be handed out.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use linchpin_core::Timestamp;
+use linchpin_core::bus::{Gate, Order};
+
+use super::reader::{Read, Reader};
+
+/// Messages that may wait in the gate of a partition behind others of their key; what lies behind them isn't read.
+const WINDOW: usize = 8192;
+
+/// A message on its way to be handed out.
+#[derive(Debug)]
+pub(super) enum Item {
+    Here(Box<Read>),
+    /// To be read when it is handed out, and its key.
+    There(Option<Bytes>),
+}
+
+impl Item {
+    pub(super) fn key(&self) -> Option<&Bytes> {
+        match self {
+            Self::Here(read) => read.message.key.as_ref(),
+            Self::There(key) => key.as_ref(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub(super) fence: u64,
+    /// Of the ledger: what was handed out in another isn't of this.
+    pub(super) epoch: u64,
+    /// A write about what is handed out next is on its way.
+    pub(super) taking: bool,
+    /// Nothing more is handed out: the partition goes to another.
+    pub(super) leaving: bool,
+    gate: Gate<Item>,
+    reader: Reader,
+    /// What is in the gate and not below the ledger's cursor.
+    unread: BTreeSet<u64>,
+}
+
+impl Hold {
+    pub(super) fn new(fence: u64, epoch: u64, order: Order, reader: Reader) -> Self {
+        let (gate, unread) = (Gate::new(order), BTreeSet::new());
+        Self { fence, epoch, taking: false, leaving: false, gate, reader, unread }
+    }
+
+    /// Puts in what is to be handed out from `due` on.
+    pub(super) fn insert(&mut self, offset: u64, due: Timestamp, item: Item) {
+        let key = item.key().cloned();
+        self.gate.insert(offset, key.as_ref(), due, item);
+    }
+
+    /// Takes up to `max` that may leave now, and says which others were passed.
+    pub(super) fn pick(&mut self, max: usize, now: Timestamp) -> (Vec<(u64, Item)>, Vec<u64>) {
+        let mut picks = self.gate.take(max, now);
+        while picks.len() < max && !self.gate.is_shut() && self.gate.len() < WINDOW {
+            let Ok(read) = self.reader.came.try_recv() else { break };
+            self.unread.insert(read.offset);
+            self.insert(read.offset, Timestamp::MIN, Item::Here(Box::new(read)));
+            picks.append(&mut self.gate.take(max - picks.len(), now));
+        }
+        let Some(last) = picks.iter().map(|(offset, _)| *offset).max() else { return (picks, Vec::new()) };
+        let mut passed: BTreeSet<u64> = self.unread.range(..=last).copied().collect();
+        picks.iter().for_each(|(offset, _)| {
+            passed.remove(offset);
+        });
+        (picks, passed.into_iter().collect())
+    }
+
+    /// The ledger's cursor is behind this offset.
+    pub(super) fn moved(&mut self, last: u64) {
+        self.unread = self.unread.split_off(&(last + 1));
+    }
+
+    pub(super) fn settled(&mut self, offset: u64) {
+        self.gate.settled(offset);
+    }
+
+    /// When something inside may leave by the mere passing of time.
+    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        self.gate.next_due(now)
+    }
+}

@@ -1,0 +1,187 @@
+//! Settling: acknowledgements, nacks, extensions, dead letters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage as Publish;
+use linchpin_core::bus::{Order, Origin, Position, Receipt, Settle, dead_letter, dead_topic};
+use linchpin_core::{Error, Kind, Result};
+use tokio::time::Instant;
+
+use super::NAME;
+use super::error;
+use super::ledger::Fate;
+use super::member::{Flight, Member};
+use super::message::headers;
+
+fn fenced() -> Error {
+    Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME)
+}
+
+fn refuse(wishes: &[Wish], answers: &mut [Result<()>], e: &Error) {
+    for wish in wishes {
+        if let Some(answer) = answers.get_mut(wish.at) {
+            *answer = Err(e.clone());
+        }
+    }
+}
+
+/// A delivery to be settled: the receipt's place in the batch, and what becomes of it.
+struct Wish {
+    at: usize,
+    receipt: u64,
+    flight: Flight,
+    fate: Fate,
+    /// To the dead letters first.
+    reason: Option<String>,
+}
+
+impl Member {
+    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
+        let mut answers: Vec<Result<()>> = (0..batch.len()).map(|_| Err(fenced())).collect();
+        if let Err(e) = self.core.link.check_open() {
+            return vec![Err(e); answers.len()];
+        }
+        let mut wishes = self.wishes(batch);
+        let began = Instant::now();
+        let buried = self.bury_all(&mut wishes, &mut answers).await;
+        if let Err(e) = buried {
+            refuse(&wishes, &mut answers, &e);
+            self.keep(wishes);
+            return answers;
+        }
+        let items: Vec<_> = wishes.iter().map(|wish| (wish.flight.clone(), wish.fate)).collect();
+        match self.settle_flights(&items).await {
+            Ok(took) => {
+                self.make_way(&items).await;
+                let mut extended = Vec::new();
+                for (wish, took) in wishes.into_iter().zip(took) {
+                    if let Some(answer) = answers.get_mut(wish.at) {
+                        *answer = took.then_some(()).ok_or_else(fenced);
+                    }
+                    if took && matches!(wish.fate, Fate::Keep(_)) {
+                        let flight = Flight { due: began + self.options.ack_wait, ..wish.flight.clone() };
+                        extended.push(Wish { flight, ..wish });
+                    }
+                }
+                self.keep(extended);
+            }
+            Err(e) if e.kind() == Kind::NotFound => self.lock().gone = Some(self.removed()),
+            Err(e) => {
+                refuse(&wishes, &mut answers, &e);
+                self.keep(wishes);
+            }
+        }
+        self.nudge_if_leaving(&self.lock());
+        self.changed.notify_waiters();
+        answers
+    }
+
+    /// Nothing of a partition in order is handed out before what was nacked: what was taken already goes back.
+    async fn make_way(&self, items: &[(Flight, Fate)]) {
+        if self.options.order != Order::Partition {
+            return;
+        }
+        let back = items.iter().filter(|(_, fate)| matches!(fate, Fate::Back(_))).map(|(flight, _)| flight);
+        let back: Vec<_> = back.collect();
+        let behind = |ready: &Flight| {
+            back.iter().any(|flight| flight.partition == ready.partition && flight.offset < ready.offset)
+        };
+        if let Err(e) = self.give_back(behind).await {
+            // They come back when their lease ends.
+            tracing::debug!(error = %e, "what was taken can't be given back");
+        }
+    }
+
+    /// Takes the deliveries out of the hand; what is gone already is left out.
+    fn wishes(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Wish> {
+        let mut state = self.lock();
+        let wishes = batch.into_iter().enumerate().filter_map(|(at, (Receipt(receipt), settle))| {
+            let flight = state.flights.remove(&receipt)?;
+            let (fate, reason) = self.fate(&flight, settle);
+            Some(Wish { at, receipt, flight, fate, reason })
+        });
+        wishes.collect()
+    }
+
+    fn fate(&self, flight: &Flight, settle: Settle) -> (Fate, Option<String>) {
+        let clock = &self.core.clock;
+        match settle {
+            Settle::Ack => (Fate::Done, None),
+            Settle::Extend => (Fate::Keep(clock.after(self.options.ack_wait)), None),
+            Settle::Nack { delay: Duration::ZERO, .. } if flight.attempt < self.options.max_attempts => {
+                (Fate::Back(0), None)
+            }
+            Settle::Nack { delay, .. } if flight.attempt < self.options.max_attempts => {
+                (Fate::Back(clock.after(delay)), None)
+            }
+            Settle::Nack { reason, .. } | Settle::Dead { reason } => (Fate::Done, Some(reason)),
+        }
+    }
+
+    /// Puts deliveries back into the hand: they weren't settled, or were extended.
+    fn keep(&self, wishes: Vec<Wish>) {
+        let mut state = self.lock();
+        for Wish { receipt, flight, .. } in wishes {
+            state.flights.insert(receipt, flight);
+        }
+    }
+
+    /// Publishes the dead letters of those that are still this member's; the others leave `wishes`.
+    async fn bury_all(&self, wishes: &mut Vec<Wish>, answers: &mut [Result<()>]) -> Result<()> {
+        let mut lost = Vec::new();
+        for wish in wishes.iter() {
+            let Some(reason) = &wish.reason else { continue };
+            if self.still_holds(&wish.flight).await? {
+                self.bury(&wish.flight, reason).await?;
+            } else {
+                lost.push(wish.at);
+            }
+        }
+        for at in &lost {
+            if let Some(answer) = answers.get_mut(*at) {
+                *answer = Err(fenced());
+            }
+        }
+        wishes.retain(|wish| !lost.contains(&wish.at));
+        Ok(())
+    }
+
+    /// Whether the delivery wasn't lost; after its lease, only the server knows.
+    async fn still_holds(&self, flight: &Flight) -> Result<bool> {
+        let Some(page) = self.pages.get(flight.partition as usize) else { return Ok(false) };
+        if flight.due <= Instant::now() {
+            page.reread().await;
+        }
+        let (member, epoch, offset, attempt) = (self.id, flight.epoch, flight.offset, flight.attempt);
+        let held = page.edit(move |ledger| ledger.holds(member, epoch, offset, attempt)).await;
+        match held {
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            held => held,
+        }
+    }
+
+    /// Makes the dead letter of a message. The same one made twice is stored once, for as long as the server looks for
+    /// duplicates. Broadcast subscribers leave none.
+    pub(super) async fn bury(&self, flight: &Flight, reason: &str) -> Result<()> {
+        let Some(group) = self.options.group.as_deref() else { return Ok(()) };
+        let Some(read) = self.core.fetch(&self.topic, flight.offset).await? else { return Ok(()) };
+        let Flight { partition, offset, attempt, epoch, .. } = *flight;
+        let position = Position::new(partition, offset);
+        let origin = Origin { topic: &self.topic.name, group, position, attempts: attempt };
+        let letter = dead_letter(read.message, origin, reason, self.core.clock.now());
+        let name = dead_topic(&self.topic.name, group);
+        let grave = self.core.ensure_grave(&name, &self.topic).await?;
+        let once = format!("lp-dead/{}/{group}/{epoch}/{position}/{attempt}", self.topic.created);
+        let headers = headers(&letter);
+        let subject = grave.subject(partition % grave.options.partitions)?.to_owned();
+        let message = Publish::build().payload(letter.payload).headers(headers).message_id(once);
+        match self.core.link.store(subject, message).await? {
+            Some(_) => Ok(()),
+            None => {
+                self.core.forget(&name);
+                Err(error::disconnected())
+            }
+        }
+    }
+}

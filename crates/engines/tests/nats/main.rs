@@ -1,0 +1,7 @@
+//! NATS as other clients see it, and servers that say no.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod interop;
+mod refusals;
+mod server;
