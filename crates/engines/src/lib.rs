@@ -1,20 +1,24 @@
 //! Linchpin's engines: one folder per technology, each behind a cargo feature of its name.
 //!
-//! * [`sqlite`] (feature `sqlite`) — the embedded default: everything in one file.
-//! * [`relational`] — what the engines on relational databases share: claims, shares, the schema's names.
+//! * `sqlite` — the embedded default: everything in one file.
+//! * `sql` (features `postgres` and `mysql`) — PostgreSQL, MySQL and MariaDB.
+//! * `redis` — streams, on one server or over a cluster; channels.
+//! * `kafka` — Kafka's topics and groups, with a settle per message on top.
+//! * `nats` — NATS with JetStream.
+//! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]
 pub mod relational;
+mod schemes;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-use linchpin_core::bus::Scheme;
-
-/// The `sqlite:` line of the table of engines.
-pub const SQLITE: Scheme = Scheme {
-    name: "sqlite",
-    feature: "sqlite",
-    #[cfg(feature = "sqlite")]
-    bus: Some(|url| Box::pin(async move { sqlite::open(&url).await })),
-    #[cfg(not(feature = "sqlite"))]
-    bus: None,
-};
+pub use schemes::*;

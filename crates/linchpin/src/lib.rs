@@ -24,7 +24,22 @@ pub use linchpin_core::{Error, Kind, Result, Retry, Timestamp, error, pipe, retr
 pub use linchpin_engines as engines;
 
 /// Every engine, by URL scheme.
-pub const ENGINES: &[Scheme] = &[bus::MEMORY, engines::SQLITE];
+pub const ENGINES: &[Scheme] = &[
+    bus::MEMORY,
+    engines::SQLITE,
+    engines::POSTGRES,
+    engines::POSTGRESQL,
+    engines::MYSQL,
+    engines::REDIS,
+    engines::REDISS,
+    engines::REDIS_CLUSTER,
+    engines::REDISS_CLUSTER,
+    engines::REDIS_PUBSUB,
+    engines::REDISS_PUBSUB,
+    engines::KAFKA,
+    engines::NATS,
+    engines::NATS_TLS,
+];
 
 /// Opening a handle by URL. The URL is the whole configuration.
 pub trait Open: Sized {
