@@ -5,24 +5,18 @@ use std::time::Duration;
 use linchpin::Kind;
 use linchpin::Timestamp;
 use linchpin::bus::{Message, Order, Settle, Start, SubscribeOptions, TopicOptions};
+use tokio::time::Instant;
 
 use crate::case::Need;
 use crate::protocol::{Command, Event};
-use crate::tools::{assert_kind, group, join, one, publish, settle};
+use crate::tools::*;
 use crate::world::World;
 
 const T: &str = "absent";
 
 /// Checks that `need` is absent, and says how that showed.
 pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
-    let retention_age = (need == Need::Retention).then_some(Duration::from_secs(60));
-    let options = TopicOptions { retention_age, ..TopicOptions::default() };
-    let ensured = world.bus.ensure(T, &options).await;
-    if need == Need::Retention {
-        assert_kind(ensured, Kind::Unsupported);
-        return "retention is refused";
-    }
-    ensured.unwrap();
+    world.bus.ensure(T, &TopicOptions::default()).await.unwrap();
     match need {
         Need::Durable => {
             world.reopen().await;
@@ -50,8 +44,51 @@ pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
         Need::Ordered => refused_options(&world, SubscribeOptions { order: Order::Key, ..group("g") }).await,
         Need::Replay => refused_seek(&world, Start::Oldest).await,
         Need::ReplayTime => refused_seek(&world, Start::Time(Timestamp::now())).await,
-        Need::Retention => unreachable!("checked above"),
+        Need::Retention => kept_nothing(&world).await,
+        Need::Failover => lost_by_failover(&world).await,
     }
+}
+
+async fn kept_nothing(world: &World) -> &'static str {
+    let groups = world.bus.caps().groups;
+    let options = if groups { group("g") } else { SubscribeOptions::broadcast() };
+    let sub = join(&world.bus, T, &options).await;
+    publish(&world.bus, T, 0..10).await;
+    let came = take(&sub, 10).await;
+    if groups {
+        ack(&sub, &came).await;
+    }
+    assert_eq!(world.bus.stats(Some(T)).await.unwrap()[0].messages, 0);
+    "what is settled is gone"
+}
+
+/// The replicas are frozen, so that they learn nothing of what the primaries answer `Ok` to before these die.
+async fn lost_by_failover(world: &World) -> &'static str {
+    // On every primary some, and more than lies in the sockets between a primary and its replica: what is there, arrives.
+    let topic = "failover";
+    world.topic(topic, 24).await;
+    let sub = join(&world.bus, topic, &group("g")).await;
+    let replicas = world.server().replicas().await;
+    assert!(!replicas.is_empty(), "no replica could take over");
+    let primaries: Vec<usize> = (0..world.server().nodes()).filter(|node| !replicas.contains(node)).collect();
+    replicas.iter().for_each(|&node| world.server().freeze_node(node));
+    for n in 0..100 {
+        send(&world.bus, topic, vec![Message::new(format!("{}{n}", "0".repeat(900_000)))]).await;
+    }
+    world.server().kill_node(primaries[0]).await;
+    replicas.iter().for_each(|&node| world.server().thaw_node(node));
+    let mut came = Vec::new();
+    let deadline = Instant::now() + LONG;
+    // An error is an outage that passes; silence on a bus that works again is the loss.
+    while Instant::now() < deadline {
+        match sub.next(100, SOON / 5).await {
+            Ok(batch) if batch.is_empty() && world.bus.stats(Some(topic)).await.is_ok() => break,
+            Ok(batch) => came.extend(numbers(&batch)),
+            Err(_) => tokio::time::sleep(MOMENT).await,
+        }
+    }
+    assert!(came.len() < 100, "all 100 survived");
+    "what a primary answered Ok to before its replicas knew of it is lost when one takes over"
 }
 
 async fn refused_nack(world: &World) -> &'static str {

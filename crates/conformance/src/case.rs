@@ -5,6 +5,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use linchpin::bus::Caps;
 
+use crate::target::Target;
 use crate::world::World;
 
 /// One thing that is proven of an engine.
@@ -23,10 +24,37 @@ pub(crate) enum Class {
     Timing,
     /// Processes are killed or frozen, engines closed and opened again.
     Fault,
+    /// The server is killed, restarted and frozen.
+    Outage,
+    /// The connections to the server are cut.
+    Cut,
+    /// One server of several is killed, and another takes over.
+    Failover,
     /// One thing after another.
     Basic,
     /// Many at once.
     Race,
+}
+
+impl Class {
+    /// Whether its cases have a server to themselves, to do it harm.
+    pub(crate) fn does_harm(self) -> bool {
+        matches!(self, Self::Outage | Self::Cut | Self::Failover)
+    }
+
+    /// What the harness starts for a case of this class on this target; `None` if nothing.
+    pub(crate) fn server(self, target: &Target) -> Option<&'static str> {
+        if self == Self::Failover { target.cluster } else { target.server }
+    }
+
+    /// Whether there is such a cell: without a server none can be killed, nor one of several without several.
+    pub(crate) fn fits(self, target: &Target) -> bool {
+        match self {
+            Self::Outage | Self::Failover => self.server(target).is_some(),
+            Self::Cut => target.server.is_some() && target.one_address,
+            _ => true,
+        }
+    }
 }
 
 impl fmt::Display for Class {
@@ -34,6 +62,9 @@ impl fmt::Display for Class {
         f.write_str(match self {
             Self::Timing => "timing",
             Self::Fault => "fault",
+            Self::Outage => "outage",
+            Self::Cut => "cut",
+            Self::Failover => "failover",
             Self::Basic => "basic",
             Self::Race => "race",
         })
@@ -54,10 +85,11 @@ pub(crate) enum Need {
     ReplayTime,
     Retention,
     Offsets,
+    Failover,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Durable,
         Self::Shared,
         Self::Groups,
@@ -69,6 +101,7 @@ impl Need {
         Self::ReplayTime,
         Self::Retention,
         Self::Offsets,
+        Self::Failover,
     ];
 
     /// Its name in [`Caps`].
@@ -85,6 +118,7 @@ impl Need {
             Self::ReplayTime => "replay_time",
             Self::Retention => "retention",
             Self::Offsets => "offsets",
+            Self::Failover => "failover",
         }
     }
 
@@ -101,6 +135,7 @@ impl Need {
             Self::ReplayTime => caps.replay_time,
             Self::Retention => caps.retention,
             Self::Offsets => caps.offsets,
+            Self::Failover => caps.failover,
         }
     }
 }

@@ -19,6 +19,7 @@ mod case;
 mod child;
 pub mod protocol;
 pub mod results;
+mod server;
 mod suite;
 mod target;
 mod tools;

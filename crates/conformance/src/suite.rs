@@ -18,16 +18,27 @@ use crate::bus;
 use crate::case::{Case, Class, Need};
 use crate::results::{Caught, Outcome, Results, Row};
 use crate::target::{TARGETS, Target};
+use crate::tools::set_lease;
 use crate::world::World;
-use crate::{absent, broken};
+use crate::{absent, broken, server};
 
 /// How long a case may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long one may take that restarts servers.
+const LONG_DEADLINE: Duration = Duration::from_secs(240);
+/// With this in the environment, what can't be run fails.
+const REQUIRE_ALL: &str = "LINCHPIN_REQUIRE_ALL";
 /// Cells at a time: most of them wait.
-const THREADS: usize = 8;
+const THREADS: usize = 12;
 
 /// Those that keep every processor busy go one at a time, so that they don't make the others late.
 static BUSY: Mutex<()> = Mutex::new(());
+/// So do those that kill servers: a machine that starts several at once makes all of them late.
+static HARM: Mutex<()> = Mutex::new(());
+
+/// In the order in which they are run: those that wait first, so that the others have something to do meanwhile.
+const CLASSES: [Class; 7] =
+    [Class::Outage, Class::Failover, Class::Cut, Class::Timing, Class::Fault, Class::Basic, Class::Race];
 
 type Book = Arc<Mutex<Results>>;
 
@@ -39,14 +50,17 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
     let book = Book::default();
     keep_panics();
     let mut trials = Vec::new();
-    for class in [Class::Timing, Class::Fault, Class::Basic, Class::Race] {
+    for class in CLASSES {
         for (case, target) in cells().filter(|(case, _)| case.class == class) {
             trials.push(cell(case, target, child, &book));
         }
     }
     trials.extend(BROKEN.iter().map(|broken| catch(broken, child, &book)));
-    trials.extend(Need::ALL.into_iter().map(|need| understated(need, child)));
+    // Nothing fails over on the memory engine.
+    let needs = Need::ALL.into_iter().filter(|need| *need != Need::Failover);
+    trials.extend(needs.map(|need| understated(need, child)));
     let conclusion = libtest_mimic::run(&args, trials);
+    server::stop_all();
     if !args.list {
         let mut found = std::mem::take(&mut *book.lock().unwrap());
         complete(&mut found);
@@ -57,7 +71,14 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
 }
 
 fn cells() -> impl Iterator<Item = (&'static Case, &'static Target)> {
-    bus::CASES.iter().flat_map(|case| TARGETS.iter().map(move |target| (case, target)))
+    let all = bus::CASES.iter().flat_map(|case| TARGETS.iter().map(move |target| (case, target)));
+    all.filter(|(case, target)| case.class.fits(target))
+}
+
+/// Why this machine can't run the cell.
+fn missing(case: &Case, target: &Target) -> Option<String> {
+    let engine = case.class.server(target)?;
+    if case.class.does_harm() { server::victim_absence(engine) } else { server::absence(engine) }
 }
 
 fn row(case: &Case, target: &Target, outcome: Outcome, reason: &str) -> Row {
@@ -75,7 +96,8 @@ fn row(case: &Case, target: &Target, outcome: Outcome, reason: &str) -> Row {
 fn complete(found: &mut Results) {
     for (case, target) in cells() {
         if !found.rows.iter().any(|row| row.case == case.name && row.target == target.name) {
-            found.rows.push(row(case, target, Outcome::NotRun, "filtered out of the last run"));
+            let why = missing(case, target).unwrap_or_else(|| "filtered out of the last run".to_owned());
+            found.rows.push(row(case, target, Outcome::NotRun, &why));
         }
     }
     found.rows.sort();
@@ -85,9 +107,17 @@ fn complete(found: &mut Results) {
 fn cell(case: &'static Case, target: &'static Target, child: &'static str, book: &Book) -> Trial {
     let book = book.clone();
     let name = format!("bus::{}::{}", target.name, case.name);
+    let missing = missing(case, target);
+    let ignored = missing.is_some() && std::env::var_os(REQUIRE_ALL).is_none();
     let trial = Trial::test(name, move || {
-        let _busy = (case.class == Class::Race).then(|| BUSY.lock().unwrap_or_else(PoisonError::into_inner));
-        let result = attempt(real(), judge(case, target, child));
+        if let Some(why) = missing {
+            return Err(why.into());
+        }
+        let turn = |mutex: &'static Mutex<()>| mutex.lock().unwrap_or_else(PoisonError::into_inner);
+        let _busy = (case.class == Class::Race).then(|| turn(&BUSY));
+        let _harm = case.class.does_harm().then(|| turn(&HARM));
+        let deadline = if case.class.does_harm() { LONG_DEADLINE } else { DEADLINE };
+        let result = attempt(real(target.lease), deadline, judge(case, target, child));
         let (outcome, reason) = match &result {
             Ok(Ok(())) => (Outcome::Pass, String::new()),
             Ok(Err(absence)) => (Outcome::DeclaredAbsent, absence.clone()),
@@ -96,7 +126,7 @@ fn cell(case: &'static Case, target: &'static Target, child: &'static str, book:
         book.lock().unwrap().rows.push(row(case, target, outcome, &reason));
         result.map(drop).map_err(Into::into)
     });
-    trial.with_kind(case.class.to_string())
+    trial.with_kind(case.class.to_string()).with_ignored_flag(ignored)
 }
 
 /// One line that a table can hold.
@@ -106,8 +136,8 @@ fn in_short(failure: &str) -> String {
 }
 
 /// `Ok`: the case passed. `Err`: the engine declares that it can't, and that is so.
-async fn judge(case: &Case, target: &Target, child: &'static str) -> Result<(), String> {
-    let world = World::open(target, child, |bus| bus).await;
+async fn judge(case: &Case, target: &'static Target, child: &'static str) -> Result<(), String> {
+    let world = World::open(target, case.class, child, |bus| bus).await;
     let caps = world.bus.caps();
     match case.needs.iter().copied().find(|need| !need.is_met(caps)) {
         None => {
@@ -139,12 +169,12 @@ fn catch(broken: &'static Broken, child: &'static str, book: &Book) -> Trial {
 fn understated(need: Need, child: &'static str) -> Trial {
     let trial = Trial::test(format!("broken::hides_that_it_is_{}", need.name()), move || {
         let check = async move {
-            let world = World::open(&TARGETS[0], child, broken::understate).await;
+            let world = World::open(&TARGETS[0], Class::Basic, child, broken::understate).await;
             absent::prove(world, need).await
         };
         // What memory really lacks is proven absent; all else is there, and the proof fails.
         let lacks = matches!(need, Need::Durable | Need::Shared);
-        match attempt(if lacks { real() } else { paused() }, check) {
+        match attempt(if lacks { real(TARGETS[0].lease) } else { paused() }, DEADLINE, check) {
             Ok(proof) if !lacks => Err(format!("passed for absent: {proof}").into()),
             Err(failure) if lacks => Err(failure.into()),
             _ => Ok(()),
@@ -154,15 +184,19 @@ fn understated(need: Need, child: &'static str) -> Trial {
 }
 
 fn on_memory(case: &'static Case, child: &'static str, wrap: fn(Bus) -> Bus) -> Result<(), String> {
-    attempt(paused(), async move { (case.run)(World::open(&TARGETS[0], child, wrap).await).await })
+    let world = async move { World::open(&TARGETS[0], case.class, child, wrap).await };
+    attempt(paused(), DEADLINE, async move { (case.run)(world.await).await })
 }
 
-fn real() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+fn real(lease: Duration) -> Runtime {
+    set_lease(lease);
+    let mut threads = Builder::new_multi_thread();
+    threads.worker_threads(2).enable_all().on_thread_start(move || set_lease(lease)).build().unwrap()
 }
 
 /// Time passes at once when nothing else can happen.
 fn paused() -> Runtime {
+    set_lease(TARGETS[0].lease);
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
@@ -187,15 +221,15 @@ fn keep_panics() {
     }));
 }
 
-fn attempt<T>(runtime: Runtime, case: impl Future<Output = T>) -> Result<T, String> {
+fn attempt<T>(runtime: Runtime, limit: Duration, case: impl Future<Output = T>) -> Result<T, String> {
     LAST_PANIC.set(Some(String::new()));
     let case = AssertUnwindSafe(case).catch_unwind();
-    let outcome = runtime.block_on(async { tokio::time::timeout(DEADLINE, case).await });
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, case).await });
     runtime.shutdown_timeout(Duration::from_secs(1));
     let panic = LAST_PANIC.take().unwrap_or_default();
     match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(_)) => Err(panic),
-        Err(_) => Err(format!("still running after {DEADLINE:?}")),
+        Err(_) => Err(format!("still running after {limit:?}")),
     }
 }

@@ -1,23 +1,97 @@
 //! Targets: the engines the cases run on.
 
 use std::path::Path;
+use std::time::Duration;
 
 /// One engine, in one way of running it.
 pub(crate) struct Target {
     /// As it is called in the matrix.
     pub(crate) name: &'static str,
-    /// A URL of its own for each cell, in an empty folder of its own.
-    pub(crate) url: fn(&Path) -> String,
+    /// What the harness starts for it; `None` for an engine that lives in the process that opens it, and dies with it.
+    pub(crate) server: Option<&'static str>,
+    /// What the harness starts for the cases in which one server of several dies.
+    pub(crate) cluster: Option<&'static str>,
+    /// Whether all traffic goes through the one address of the URL, so that it can be cut.
+    pub(crate) one_address: bool,
+    /// The shortest lease it has.
+    pub(crate) lease: Duration,
+    /// A URL for one cell, on which the cell has the engine to itself.
+    pub(crate) url: fn(&Place<'_>) -> String,
 }
 
-/// Every target. Those here are embedded: they live in the process that opens them, and die with it.
+/// What a URL is made of.
+pub(crate) struct Place<'a> {
+    /// An empty folder of the cell's own.
+    pub(crate) dir: &'a Path,
+    /// A name that no other cell has: letters, digits and `_`.
+    pub(crate) cell: &'a str,
+    /// The server's URL; empty if there is none.
+    pub(crate) server: &'a str,
+}
+
+impl Place<'_> {
+    /// The server's URL under this scheme, with one more option.
+    fn with(&self, scheme: &str, option: &str) -> String {
+        let (_, rest) = self.server.split_once("://").unwrap();
+        let mark = if rest.contains('?') { '&' } else { '?' };
+        format!("{scheme}://{rest}{mark}{option}")
+    }
+
+    /// The server's URL under this scheme, and a prefix that keeps cells apart.
+    fn prefixed(&self, scheme: &str) -> String {
+        self.with(scheme, &format!("prefix={}-", self.cell))
+    }
+
+    /// The server's URL, and a database that keeps cells apart.
+    fn database(&self) -> String {
+        let (url, options) = self.server.split_once('?').unwrap_or((self.server, ""));
+        let (server, _) = url.rsplit_once('/').unwrap();
+        format!("{server}/{}?{options}", self.cell)
+    }
+}
+
+const EMBEDDED: Target = Target {
+    name: "",
+    server: None,
+    cluster: None,
+    one_address: false,
+    lease: Duration::from_secs(1),
+    url: |_| String::new(),
+};
+const SERVER: Target = Target { one_address: true, ..EMBEDDED };
+
+/// Every target.
 pub(crate) const TARGETS: &[Target] = &[
-    Target { name: "memory", url: memory },
-    Target { name: "sqlite", url: |dir| format!("sqlite://{}/bus.db", dir.display()) },
-    Target { name: "sqlite-memory", url: |_| "sqlite::memory:".to_owned() },
+    Target { name: "memory", url: |place| format!("memory://{}", place.cell), ..EMBEDDED },
+    Target { name: "sqlite", url: |place| format!("sqlite://{}/bus.db", place.dir.display()), ..EMBEDDED },
+    Target { name: "sqlite-memory", url: |_| "sqlite::memory:".to_owned(), ..EMBEDDED },
+    Target {
+        name: "postgres",
+        server: Some("postgres"),
+        url: |place| place.with("postgres", &format!("schema={}", place.cell)),
+        ..SERVER
+    },
+    Target { name: "mysql", server: Some("mariadb"), url: |place| place.database(), ..SERVER },
+    Target { name: "redis", server: Some("redis"), url: |place| place.prefixed("redis"), ..SERVER },
+    Target {
+        name: "redis-cluster",
+        server: Some("redis-cluster"),
+        cluster: Some("redis-cluster"),
+        url: |place| place.prefixed("redis-cluster"),
+        ..EMBEDDED
+    },
+    Target {
+        name: "redis-pubsub",
+        server: Some("redis"),
+        url: |place| place.prefixed("redis-pubsub"),
+        ..SERVER
+    },
+    Target {
+        name: "kafka",
+        server: Some("kafka"),
+        cluster: Some("kafka-3"),
+        url: |place| place.prefixed("kafka"),
+        ..EMBEDDED
+    },
+    Target { name: "nats", server: Some("nats"), url: |place| place.prefixed("nats"), ..SERVER },
 ];
-
-/// Named after the folder, so that handles of one cell share a bus and cells don't.
-fn memory(dir: &Path) -> String {
-    format!("memory://{}", dir.file_name().unwrap().to_string_lossy())
-}

@@ -1,5 +1,6 @@
 //! What cases have in common: receiving, settling, and saying what was seen.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,10 +16,28 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// How long a case waits to see that nothing comes.
 pub(crate) const MOMENT: Duration = Duration::from_millis(200);
-/// The shortest lease there is.
-pub(crate) const LEASE: Duration = Duration::from_secs(1);
 /// How late the contract lets things come.
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The shortest lease of the engine that is tried on this thread.
+    static LEASE: Cell<Duration> = const { Cell::new(Duration::from_secs(1)) };
+}
+
+/// The shortest lease the engine has: [`Target::lease`](crate::target::Target::lease).
+pub(crate) fn lease() -> Duration {
+    LEASE.get()
+}
+
+/// The same in milliseconds, as children are told it.
+pub(crate) fn lease_ms() -> u64 {
+    u64::try_from(lease().as_millis()).unwrap()
+}
+
+/// Sets it for the cases on this thread.
+pub(crate) fn set_lease(lease: Duration) {
+    LEASE.set(lease);
+}
 
 pub(crate) type Sub = Box<dyn Subscription>;
 
@@ -27,9 +46,9 @@ pub(crate) fn group(name: &str) -> SubscribeOptions {
     SubscribeOptions::group(name)
 }
 
-/// A group with the shortest lease.
+/// A group with the shortest lease the engine has.
 pub(crate) fn brief(name: &str) -> SubscribeOptions {
-    SubscribeOptions { ack_wait: LEASE, ..SubscribeOptions::group(name) }
+    SubscribeOptions { ack_wait: lease(), ..SubscribeOptions::group(name) }
 }
 
 /// A group that keeps the order of keys.

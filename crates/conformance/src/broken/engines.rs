@@ -76,6 +76,7 @@ impl BusEngine for Faulty {
             replay_time: false,
             retention: false,
             offsets: false,
+            failover: false,
         }
     }
 

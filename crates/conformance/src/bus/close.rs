@@ -38,7 +38,7 @@ pub(super) async fn a_clean_stop_causes_no_redelivery(w: World) {
     let sub = join(&w.bus, "t", &brief("g")).await;
     ack(&sub, &take(&sub, 50).await).await;
     close(&sub).await;
-    silence(&join(&w.bus, "t", &brief("g")).await, LEASE + GRACE).await;
+    silence(&join(&w.bus, "t", &brief("g")).await, lease() + GRACE).await;
 }
 
 pub(super) async fn what_was_never_handed_out_is_no_attempt(w: World) {
@@ -97,13 +97,13 @@ pub(super) async fn ten_members_closing_at_once_lose_nothing(w: World) {
 
 pub(super) async fn a_closed_subscription_answers_closed(w: World) {
     w.topic("t", 1).await;
-    publish(&w.bus, "t", 0..1).await;
     let sub = join(&w.bus, "t", &group("g")).await;
+    let other = Arc::new(join(&w.bus, "t", &group("other")).await);
+    publish(&w.bus, "t", 0..1).await;
     close(&sub).await;
     close(&sub).await;
     assert_kind(sub.next(1, SOON).await, Kind::Closed);
     // Closing tells a fetch that waits.
-    let other = Arc::new(join(&w.bus, "t", &group("other")).await);
     ack(&other, &[one(&other).await]).await;
     let waiting = tokio::spawn({
         let other = other.clone();

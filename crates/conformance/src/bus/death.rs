@@ -12,20 +12,18 @@ use crate::protocol::{Command, Event};
 use crate::tools::*;
 use crate::world::World;
 
-const LEASE_MS: u64 = 1_000;
-
 pub(super) async fn a_killed_consumer_loses_its_deliveries(w: World) {
     w.topic("t", 4).await;
     publish(&w.bus, "t", 0..10).await;
     let mut child = w.child().await;
-    child.join("t", "g", false, LEASE_MS).await;
+    child.join("t", "g", false, lease_ms()).await;
     let started = Instant::now();
     let held = child.take(10).await;
     child.kill().await;
     let sub = join(&w.bus, "t", &brief("g")).await;
     let again = take(&sub, 10).await;
     let took = started.elapsed();
-    assert!(took <= LEASE + GRACE, "after {took:?}");
+    assert!(took <= lease() + GRACE, "after {took:?}");
     assert!(again.iter().all(|d| d.attempt == 2));
     assert_eq!(held.len(), 10);
     assert_each_once(numbers(&again), 10);
@@ -35,7 +33,7 @@ pub(super) async fn a_frozen_consumer_is_fenced(w: World) {
     w.topic("t", 1).await;
     publish(&w.bus, "t", 0..1).await;
     let mut child = w.child().await;
-    child.join("t", "g", false, LEASE_MS).await;
+    child.join("t", "g", false, lease_ms()).await;
     let started = Instant::now();
     let held = child.take(1).await.remove(0);
     child.freeze();
@@ -43,7 +41,7 @@ pub(super) async fn a_frozen_consumer_is_fenced(w: World) {
     child.tell(&Command::Ack { receipt: held.receipt }).await;
     let sub = join(&w.bus, "t", &brief("g")).await;
     let delivery = one(&sub).await;
-    assert!(started.elapsed() <= LEASE + GRACE, "after {:?}", started.elapsed());
+    assert!(started.elapsed() <= lease() + GRACE, "after {:?}", started.elapsed());
     assert_eq!(delivery.attempt, 2);
     child.thaw();
     let answer = child.event().await;
@@ -76,7 +74,7 @@ pub(super) async fn attempts_survive_the_death_of_every_process(mut w: World) {
         // Nobody else has the engine open when the child dies.
         let mut child = w.child().await;
         w.bus.close().await.unwrap();
-        child.join("t", "g", false, LEASE_MS).await;
+        child.join("t", "g", false, lease_ms()).await;
         attempts.push(child.take(1).await[0].attempt);
         child.kill().await;
         w.reopen().await;
@@ -106,28 +104,21 @@ pub(super) async fn a_killed_publisher_loses_nothing_acknowledged(w: World) {
     }
     let sub = join(&w.bus, "t", &group("g")).await;
     let mut stored = BTreeMap::new();
-    let mut offsets: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for delivery in drain(&sub).await {
         let place = (delivery.position.partition, delivery.position.offset);
         assert_eq!(stored.insert(number(&delivery), place), None, "{} twice", number(&delivery));
-        offsets.entry(place.0).or_default().push(place.1.unwrap());
     }
     let lost: Vec<_> = acknowledged.iter().filter(|(n, place)| stored.get(n) != Some(place)).collect();
     assert!(lost.is_empty(), "acknowledged, and not there: {lost:?}");
     let most = acknowledged.len() as u64 + 3 * batch;
     assert!(stored.len() as u64 <= most, "{} stored, {} acknowledged", stored.len(), acknowledged.len());
-    for (partition, mut offsets) in offsets {
-        offsets.sort_unstable();
-        let dense = offsets.windows(2).all(|pair| pair[1] == pair[0] + 1);
-        assert!(dense, "partition {partition} has holes: {offsets:?}");
-    }
 }
 
 pub(super) async fn keys_stay_in_order_across_a_kill(w: World) {
     w.topic("t", 2).await;
     publish_by(&w.bus, "t", 0..40, |n| n % 4).await;
     let mut child = w.child().await;
-    child.join("t", "g", true, LEASE_MS).await;
+    child.join("t", "g", true, lease_ms()).await;
     let held = child.take(4).await;
     assert!(held.iter().all(|seen| seen.fence > 0));
     let settled: u64 = held[0].text.parse().unwrap();
@@ -140,7 +131,7 @@ pub(super) async fn keys_stay_in_order_across_a_kill(w: World) {
     while lines.values().map(Vec::len).sum::<usize>() < 40 {
         let batch = sub.next(32, SOON).await.unwrap();
         assert!(!batch.is_empty(), "stuck: {lines:?}");
-        assert!(started.elapsed() <= LEASE + GRACE + MOMENT, "after {:?}", started.elapsed());
+        assert!(started.elapsed() <= lease() + GRACE + MOMENT, "after {:?}", started.elapsed());
         for delivery in &batch {
             assert!(delivery.fence > held[0].fence, "the heir's fence is larger");
             lines.entry(number(delivery) % 4).or_default().push(number(delivery));

@@ -23,6 +23,9 @@ pub(super) async fn a_delayed_message_comes_after_its_delay(w: World) {
     assert_eq!((text(&later), later.attempt, later.message.delay), ("later", 1, None));
     assert!(later.position.offset >= first.position.offset);
     assert!(later.time.duration_since(first.time).as_millis() >= 700, "stored when it was due");
+    if !w.bus.caps().replay {
+        return;
+    }
     // For groups that come later it is a message like any other.
     assert_eq!(texts(&drain(&join(&w.bus, "t", &group("late")).await).await), ["0", "later"]);
 }

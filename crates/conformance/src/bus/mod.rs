@@ -3,8 +3,10 @@
 mod close;
 mod death;
 mod delay;
+mod failover;
 mod letters;
 mod order;
+mod outage;
 mod partitions;
 mod publisher;
 mod redelivery;
@@ -33,7 +35,7 @@ pub(crate) const CASES: &[Case] = cases! {
     travel::five_thousand_over_fifty_subscribers => Race [Groups]
     travel::topics_are_isolated => Basic [Groups]
     travel::every_group_gets_all => Basic [Groups]
-    travel::a_new_group_gets_old_messages => Basic [Groups]
+    travel::a_new_group_gets_old_messages => Basic [Groups Replay]
     travel::a_new_group_can_start_at_the_newest => Basic [Groups Replay]
     travel::broadcast_gets_all_and_leaves_nothing => Basic [Broadcast]
     travel::a_waiting_fetch_wakes_when_something_comes => Timing [Groups]
@@ -56,7 +58,7 @@ pub(crate) const CASES: &[Case] = cases! {
 
     partitions::keys_choose_partitions_as_kafka_does => Basic [Groups]
     partitions::partitions_are_chosen_by_hand_or_in_turn => Basic [Groups]
-    partitions::offsets_are_dense => Basic [Groups Offsets]
+    partitions::offsets_rise => Basic [Groups Offsets]
     partitions::a_subscription_to_chosen_partitions_gets_only_those => Basic [Groups]
 
     redelivery::acknowledged_stays_acknowledged => Timing [Groups]
@@ -128,4 +130,13 @@ pub(crate) const CASES: &[Case] = cases! {
     death::keys_stay_in_order_across_a_kill => Fault [Groups Ordered Redelivery Shared]
     death::two_processes_publish_and_two_consume => Race [Groups Shared]
     death::another_process_is_woken => Timing [Groups Shared]
+
+    outage::ten_thousand_survive_kills_of_the_server => Outage [Groups Durable Redelivery]
+    outage::publishing_during_an_outage_fails_or_persists => Outage [Groups Durable Redelivery]
+    outage::a_frozen_server_is_told_of_and_loses_nothing => Outage [Groups Durable Redelivery]
+    outage::progress_survives_a_kill_of_the_server => Outage [Groups Durable Redelivery]
+    outage::cut_connections_lose_nothing => Cut [Groups Durable Redelivery]
+
+    failover::lost_leaders_lose_nothing_acknowledged => Failover [Groups Durable Redelivery Failover]
+    failover::work_goes_on_after_a_failover => Failover [Groups Durable Redelivery]
 };

@@ -14,7 +14,7 @@ pub(super) async fn acknowledged_stays_acknowledged(w: World) {
     let (a, b) = (join(&w.bus, "t", &brief("g")).await, join(&w.bus, "t", &brief("g")).await);
     let held = take(&a, 20).await;
     ack(&a, &held).await;
-    silence(&b, LEASE + GRACE).await;
+    silence(&b, lease() + GRACE).await;
     silence(&a, MOMENT).await;
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn a_dropped_subscription_loses_its_deliveries(w: World) {
     let other = join(&w.bus, "t", &brief("g")).await;
     drop(dying);
     let again = take(&other, 10).await;
-    assert_timely(started, LEASE);
+    assert_timely(started, lease());
     assert!(again.iter().all(|d| d.attempt == 2));
     assert_each_once(numbers(&again), 10);
 }
@@ -99,15 +99,15 @@ pub(super) async fn extending_keeps_a_delivery(w: World) {
     let started = Instant::now();
     // The one that isn't extended goes, the other stays as long as it is.
     let mut gone = Vec::new();
-    while started.elapsed() < LEASE * 3 {
+    while started.elapsed() < lease() * 3 {
         settle(&slow, held[0].receipt, Settle::Extend).await.unwrap();
-        let batch = other.next(10, LEASE / 3).await.unwrap();
+        let batch = other.next(10, lease() / 3).await.unwrap();
         ack(&other, &batch).await;
         gone.extend(numbers(&batch));
     }
     assert_eq!(gone, [number(&held[1])]);
     ack(&slow, &held[..1]).await;
-    silence(&other, LEASE + GRACE).await;
+    silence(&other, lease() + GRACE).await;
 }
 
 pub(super) async fn a_batch_can_be_settled_in_parts(w: World) {
@@ -135,8 +135,8 @@ pub(super) async fn a_batch_can_be_settled_in_parts(w: World) {
 
 pub(super) async fn settling_twice_is_fenced(w: World) {
     w.topic("t", 1).await;
+    let (sub, other) = (join(&w.bus, "t", &group("g")).await, join(&w.bus, "t", &group("other")).await);
     publish(&w.bus, "t", 0..3).await;
-    let sub = join(&w.bus, "t", &group("g")).await;
     let held = take(&sub, 3).await;
     ack(&sub, &held[..1]).await;
     let answers = sub.settle(held.iter().map(|d| (d.receipt, Settle::Ack)).collect()).await;
@@ -145,7 +145,6 @@ pub(super) async fn settling_twice_is_fenced(w: World) {
     for delivery in &held {
         fenced(settle(&sub, delivery.receipt, Settle::Ack).await);
     }
-    let other = join(&w.bus, "t", &group("other")).await;
     let theirs = one(&other).await;
     fenced(settle(&other, Receipt(u64::MAX), Settle::Ack).await);
     ack(&other, &[theirs]).await;
@@ -175,7 +174,7 @@ pub(super) async fn an_extended_delivery_outlives_a_lapsed_membership(w: World) 
     publish(&w.bus, "t", 0..2).await;
     let slow = join(&w.bus, "t", &SubscribeOptions { order: Order::None, ..brief("g") }).await;
     let held = one(&slow).await;
-    tokio::time::sleep(LEASE + MOMENT).await;
+    tokio::time::sleep(lease() + MOMENT).await;
     let other = join(&w.bus, "t", &brief("g")).await;
     let extended = settle(&slow, held.receipt, Settle::Extend).await;
     let more = slow.next(1, Duration::ZERO).await.unwrap();

@@ -22,7 +22,9 @@ pub(super) async fn messages_and_progress_survive(mut w: World) {
     let mut rest = numbers(&drain(&join(&w.bus, "t", &group("g")).await).await);
     rest.extend(numbers(&held[..41]));
     assert_each_once(rest, 100);
-    assert_each_once(numbers(&drain(&join(&w.bus, "t", &group("late")).await).await), 100);
+    if w.bus.caps().replay {
+        assert_each_once(numbers(&drain(&join(&w.bus, "t", &group("late")).await).await), 100);
+    }
     let letters = join(&w.bus, &dead_topic("t", "g"), &group("audit")).await;
     assert_eq!(numbers(&drain(&letters).await), [number(&held[40])]);
 }
@@ -45,7 +47,7 @@ pub(super) async fn ten_thousand_survive_two_restarts(mut w: World) {
         sub.next(100, MOMENT).await.unwrap();
         w.reopen().await;
     }
-    silence(&join(&w.bus, "t", &brief("g")).await, LEASE + GRACE).await;
+    silence(&join(&w.bus, "t", &brief("g")).await, lease() + GRACE).await;
     assert_each_once(done, 10_000);
 }
 

@@ -100,9 +100,9 @@ pub(super) async fn handlers_of_one_key_take_turns(w: World) {
 pub(super) async fn a_slow_handler_keeps_its_lease(w: World) {
     w.topic("t", 1).await;
     publish(&w.bus, "t", 0..3).await;
-    let consumer = w.bus.consume("t").group("g").ack_wait(LEASE);
+    let consumer = w.bus.consume("t").group("g").ack_wait(lease());
     let running = consumer.run(|_| async {
-        tokio::time::sleep(LEASE * 2).await;
+        tokio::time::sleep(lease() * 2).await;
         Ok(())
     });
     let running = running.await.unwrap();

@@ -21,7 +21,9 @@ pub(super) async fn ensure_is_idempotent(w: World) {
     };
     w.bus.ensure("t", &changed).await.unwrap();
     let stats = w.bus.stats(Some("t")).await.unwrap();
-    assert_eq!((stats[0].messages, &stats[0].options), (5, &changed));
+    // What nobody can come for later needn't be stored.
+    let stored = if w.bus.caps().groups { 5 } else { 0 };
+    assert_eq!((stats[0].messages, &stats[0].options), (stored, &changed));
     let other = TopicOptions { partitions: 4, ..options };
     assert_kind(w.bus.ensure("t", &other).await, Kind::AlreadyExists);
     assert_eq!(w.bus.stats(Some("t")).await.unwrap()[0].options, changed, "a refusal changes nothing");
@@ -109,15 +111,16 @@ pub(super) async fn a_removed_topic_ends_its_subscriptions(w: World) {
 
 pub(super) async fn a_removed_group_ends_its_subscriptions(w: World) {
     w.topic("t", 1).await;
-    publish(&w.bus, "t", 0..3).await;
     let (old, kept) = (join(&w.bus, "t", &group("g")).await, join(&w.bus, "t", &group("kept")).await);
+    publish(&w.bus, "t", 0..3).await;
     let held = one(&old).await;
     w.bus.remove("t", Some("g")).await.unwrap();
     assert_kind(old.next(1, MOMENT).await, Kind::NotFound);
     let new = join(&w.bus, "t", &group("g")).await;
     assert_kind(old.next(1, MOMENT).await, Kind::NotFound);
     fenced(settle(&old, held.receipt, Settle::Ack).await);
-    assert_each_once(numbers(&drain(&new).await), 3);
+    let again = if w.bus.caps().replay { 3 } else { 0 };
+    assert_each_once(numbers(&drain(&new).await), again);
     assert_each_once(numbers(&drain(&kept).await), 3);
 }
 
@@ -136,10 +139,10 @@ pub(super) async fn a_topic_made_again_is_empty(w: World) {
 
 pub(super) async fn a_closed_engine_answers_closed(w: World) {
     w.topic("t", 1).await;
-    publish(&w.bus, "t", 0..2).await;
     let sub = join(&w.bus, "t", &group("g")).await;
-    let held = take(&sub, 2).await;
     let waiting = join(&w.bus, "t", &group("other")).await;
+    publish(&w.bus, "t", 0..2).await;
+    let held = take(&sub, 2).await;
     take(&waiting, 2).await;
     let waiting = tokio::spawn(async move { waiting.next(1, SOON).await });
     tokio::task::yield_now().await;
@@ -183,10 +186,10 @@ pub(super) async fn oversize_is_refused_alone(w: World) {
 pub(super) async fn stats_add_up(w: World) {
     w.topic("t", 2).await;
     w.topic("u", 1).await;
-    publish(&w.bus, "t", 0..20).await;
-    send(&w.bus, "t", vec![Message::new("later").delay(Duration::from_secs(600)); 3]).await;
     let a = join(&w.bus, "t", &group("a")).await;
     let b = join(&w.bus, "t", &SubscribeOptions { max_in_flight: 5, ..group("b") }).await;
+    publish(&w.bus, "t", 0..20).await;
+    send(&w.bus, "t", vec![Message::new("later").delay(Duration::from_secs(600)); 3]).await;
     let held = take(&a, 20).await;
     ack(&a, &held[..8]).await;
     for delivery in &held[8..11] {
