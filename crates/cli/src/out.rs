@@ -1,8 +1,10 @@
 //! What the tool prints: data to standard output, words to standard error.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::time::Duration;
 
+use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 use linchpin::{Error, Kind, Result};
 
 /// Writes to standard output and flushes; `false` once nobody reads any more (`| head`).
@@ -73,9 +75,23 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
     text
 }
 
+/// A progress bar on standard error, or, without a length, a spinner. `{rate}` in its template is a count per second.
+pub(crate) fn bar(length: Option<u64>, template: &str) -> ProgressBar {
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        // Written whole: the library shows four decimals.
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate));
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
 /// `1 message`, `2,000 messages`.
 pub(crate) fn count(n: u64, what: &str) -> String {
-    format!("{} {what}{}", indicatif::HumanCount(n), if n == 1 { "" } else { "s" })
+    format!("{} {what}{}", HumanCount(n), if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

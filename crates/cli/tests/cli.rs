@@ -184,7 +184,7 @@ fn a_line_that_cannot_be_sent_ends_the_run_and_is_named() {
 fn wrong_input_names_the_value_and_the_remedy() {
     let tool = Tool::with_topic("orders");
     let send = |url, topic| ["topic", "send", url, topic, "payload"];
-    tool.fails(&send("kafka://h", "orders"), "", 1, "unknown scheme \"kafka\"\n help: known schemes are ");
+    tool.fails(&send("pigeon://h", "orders"), "", 1, "unknown scheme \"pigeon\"\n help: known schemes are ");
     tool.fails(&send("sqlite:a.db?snyc=off", "orders"), "", 1, "unknown option \"snyc\"");
     tool.fails(&send("sqlite:a.db", "ordres"), "", 1, "\"ordres\" doesn't exist");
     tool.fails(&send("sqlite:missing.db", "orders"), "", 1, "there is no file \"missing.db\"");

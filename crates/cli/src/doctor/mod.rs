@@ -1,18 +1,15 @@
 //! `linchpin doctor`: what is wrong with an engine.
 
 mod probe;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use console::style;
-use linchpin::bus::{Caps, TopicStats};
+use linchpin::bus::{Caps, Finding, Status, TopicStats};
 use linchpin::url::EngineUrl;
-use linchpin::{Bus, Error, Result};
-use serde::Serialize;
+use linchpin::{Bus, ENGINES, Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::topic::dead_letters;
@@ -34,57 +31,40 @@ Examples:
   linchpin doctor sqlite:shop.db
   linchpin doctor sqlite:a.db sqlite:b.db --json | jq '.[] | select(.ok | not)'";
 
-/// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Well,
-    Look,
-    Wrong,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    text: String,
-}
-
 /// What was found out about one engine.
 #[derive(Debug)]
 struct Report {
     url: String,
     /// Whether checks are printed as they come.
     aloud: bool,
-    checks: Vec<Check>,
+    checks: Vec<Finding>,
     facts: Map<String, Value>,
 }
 
 impl Report {
     fn well(&mut self, name: &'static str, text: impl Into<String>) {
-        self.add(name, Status::Well, text.into());
+        self.add(Finding::well(name, text));
     }
 
     fn look(&mut self, name: &'static str, text: impl Into<String>) {
-        self.add(name, Status::Look, text.into());
+        self.add(Finding::look(name, text));
     }
 
     fn wrong(&mut self, name: &'static str, error: &Error) {
-        self.add(name, Status::Wrong, error.to_string());
+        self.add(Finding::wrong(name, error));
     }
 
-    fn add(&mut self, name: &'static str, status: Status, text: String) {
+    fn add(&mut self, finding: Finding) {
         if self.aloud {
-            let mark = match status {
+            let mark = match finding.status {
                 Status::Well => style("✓").green(),
                 Status::Look => style("!").yellow(),
                 Status::Wrong => style("✗").red(),
             };
             // A reader that went away is noticed at the end.
-            let _ = out::line(format_args!("  {mark} {name:<11} {text}"));
+            let _ = out::line(format_args!("  {mark} {:<11} {}", finding.name, finding.text));
         }
-        self.checks.push(Check { name, status, text });
+        self.checks.push(finding);
     }
 
     fn ok(&self) -> bool {
@@ -122,6 +102,17 @@ pub(crate) async fn doctor(args: DoctorArgs, json: bool) -> Result<ExitCode> {
     Ok(if reports.iter().all(Report::ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What the engine has to say beyond what every engine is asked.
+async fn ask_engine(url: &str) -> Vec<Finding> {
+    let Ok(mut url) = url.parse::<EngineUrl>() else { return Vec::new() };
+    url.take("auto_create");
+    let scheme = ENGINES.iter().find(|scheme| scheme.name == url.scheme());
+    match scheme.and_then(|scheme| scheme.examine) {
+        Some(examine) => examine(url).await,
+        None => Vec::new(),
+    }
+}
+
 async fn examine(url: &str, report: &mut Report) {
     let bus = match open_existing(url).await {
         Ok(bus) => bus,
@@ -134,9 +125,8 @@ async fn examine(url: &str, report: &mut Report) {
     report.facts.insert("caps".into(), facts(caps));
     report.well("open", format!("{}, {}", info.engine, info.durability));
     abilities(caps, report);
-    #[cfg(feature = "sqlite")]
-    if info.engine == linchpin::engines::sqlite::NAME {
-        sqlite::examine(url, report).await;
+    for finding in ask_engine(url).await {
+        report.add(finding);
     }
     if let Err(error) = probe::publish_and_consume(&bus, report).await {
         report.wrong("messages", &error);
@@ -149,7 +139,7 @@ async fn examine(url: &str, report: &mut Report) {
     }
 }
 
-fn list(caps: Caps) -> [(&'static str, bool); 11] {
+fn list(caps: Caps) -> [(&'static str, bool); 12] {
     let Caps {
         durable,
         shared,
@@ -162,6 +152,7 @@ fn list(caps: Caps) -> [(&'static str, bool); 11] {
         replay_time,
         retention,
         offsets,
+        failover,
     } = caps;
     [
         ("durable", durable),
@@ -175,6 +166,7 @@ fn list(caps: Caps) -> [(&'static str, bool); 11] {
         ("replay_time", replay_time),
         ("retention", retention),
         ("offsets", offsets),
+        ("failover", failover),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! `linchpin topic …`
 
 mod admin;
+mod copy;
 mod send;
 mod tail;
 mod wire;
@@ -39,6 +40,12 @@ pub(crate) enum Command {
     /// Print messages, one JSON object per line
     #[command(after_help = TAIL)]
     Tail(tail::TailArgs),
+    /// Copy a topic to another engine
+    #[command(after_help = COPY)]
+    Copy(copy::CopyArgs),
+    /// Move a topic to another engine: consume it here, store it there
+    #[command(after_help = MOVE)]
+    Move(copy::MoveArgs),
     /// Send dead letters back to the group they failed in
     #[command(after_help = REDRIVE)]
     Redrive(RedriveArgs),
@@ -82,6 +89,29 @@ Examples:
 Without --group it only looks: nothing is consumed. With --group it is a member of the group, and
 what it prints is done. Without --follow it ends when it has printed what is there. What isn't
 UTF-8 is printed in base64, under payload_base64 and key_base64.";
+
+const COPY: &str = "\
+Examples:
+  linchpin topic copy sqlite:shop.db orders sqlite:backup.db
+  linchpin topic copy sqlite:shop.db orders sqlite:shop.db orders-wide --partitions 16
+  linchpin topic copy sqlite:shop.db orders sqlite:backup.db --follow
+
+Ids, keys, headers and payloads stay as they are; the time is that of the copy. Messages of a key
+stay in order, in one partition. A topic that is missing there is created with this one's options.
+
+Without --follow it ends when it has caught up. Killed or stopped, it goes on from where it was when
+you run it again, --ack-wait later at most; up to a batch of messages may then be there twice, under
+the same ids. Its progress is a group of this topic, lp-copy-..., known by the target's URL as written;
+it goes when the copy is complete, and stays, until `linchpin topic rm` removes it, when it isn't.";
+
+const MOVE: &str = "\
+Examples:
+  linchpin topic move sqlite:shop.db orders sqlite:new.db
+  linchpin topic move sqlite:shop.db orders sqlite:new.db --group billing
+
+What is stored there is done here, for that group; other groups of the topic aren't touched. Stop
+the group's other consumers first. A topic that no group consumes is moved through the group
+lp-move. Otherwise it works as `linchpin topic copy` does.";
 
 const REDRIVE: &str = "\
 Examples:
@@ -205,6 +235,8 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<ExitCode> {
         Command::Stat { at } => admin::stat(&at, json).await?,
         Command::Send(args) => return send::send(args, json).await,
         Command::Tail(args) => tail::tail(args).await?,
+        Command::Copy(args) => return copy::copy(args, json).await,
+        Command::Move(args) => return copy::move_(args, json).await,
         Command::Redrive(args) => admin::redrive(args, json).await?,
         Command::Rm(args) => admin::rm(args, json).await?,
     }

@@ -1,6 +1,5 @@
 //! Sending messages, one or many.
 
-use std::fmt;
 use std::io::{self, BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
+use indicatif::HumanCount;
 use linchpin::bus::{Message, Publisher, PublisherOptions, Stored};
 use linchpin::{Bus, Error, Kind, Result, TopicOptions};
 use serde_json::json;
@@ -217,15 +216,7 @@ impl Answers {
 }
 
 async fn count(mut answers: mpsc::Receiver<(u64, Stored)>, failed: Arc<AtomicBool>) -> Count {
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} stored  {rate}  {elapsed}") {
-        // Written whole: the library shows four decimals.
-        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
-            let _ = write!(text, "{}/s", HumanCount(state.per_sec() as u64));
-        };
-        bar.set_style(style.with_key("rate", rate));
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
+    let bar = out::bar(None, "{spinner} {human_pos} stored  {rate}  {elapsed}");
     let mut count = Count::default();
     while let Some((line, answer)) = answers.recv().await {
         match answer.await {
