@@ -4,10 +4,15 @@
 //! `docs/performance.md` is made; rows of other claims stay. A claim is a file here, and [`harness`] does the rest.
 
 mod apalis;
+mod broker;
 mod harness;
+mod jetstream;
+mod kafka;
 mod machine;
 mod naive;
 mod nats;
+mod redis_streams;
+mod sql;
 mod sqlite_consume;
 mod sqlite_publish;
 mod work;
@@ -24,6 +29,24 @@ const CLAIMS: &[&Claim] = &[
     &naive::CONSUME,
     &apalis::ENQUEUE,
     &apalis::RUN,
+    &redis_streams::PUBLISH,
+    &redis_streams::PUBLISH_1K,
+    &redis_streams::CONSUME,
+    &redis_streams::CONSUME_1K,
+    &redis_streams::TUTORIAL_PUBLISH,
+    &redis_streams::TUTORIAL_CONSUME,
+    &kafka::PUBLISH,
+    &kafka::PUBLISH_1K,
+    &kafka::CONSUME,
+    &kafka::CONSUME_1K,
+    &jetstream::PUBLISH,
+    &jetstream::PUBLISH_1K,
+    &jetstream::CONSUME,
+    &jetstream::CONSUME_1K,
+    &sql::POSTGRES_PUBLISH,
+    &sql::POSTGRES_CONSUME,
+    &sql::MYSQL_PUBLISH,
+    &sql::MYSQL_CONSUME,
 ];
 
 #[tokio::main]

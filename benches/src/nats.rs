@@ -12,7 +12,6 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::{Config, StorageType};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::process::{Child, Command};
 
@@ -30,7 +29,7 @@ pub(crate) const PUBLISH: Claim = Claim {
                JetStream on the same machine, file storage, its default of not waiting for the disk",
         messages: MESSAGES,
         settings: &[4_000, 20_000],
-        run: |job| Box::pin(publishing(job)),
+        run: |job| Box::pin(publishing(job, 100)),
     },
     needs: Some("nats-server"),
     memory: false,
@@ -46,7 +45,7 @@ pub(crate) const CONSUME: Claim = Claim {
                has counted all; server as above",
         messages: MESSAGES,
         settings: &[1_000, 10_000],
-        run: |job| Box::pin(consuming(job)),
+        run: |job| Box::pin(consuming(job, 100)),
     },
     needs: Some("nats-server"),
     memory: false,
@@ -94,7 +93,7 @@ async fn connect(url: &str) -> Result<async_nats::Client> {
     }
 }
 
-async fn publish(jetstream: &Context, messages: usize, in_flight: usize) -> Result<Duration> {
+async fn publish(jetstream: &Context, messages: usize, size: usize, in_flight: usize) -> Result<Duration> {
     let start = Instant::now();
     let mut answers = VecDeque::with_capacity(in_flight);
     for n in 0..messages {
@@ -103,8 +102,7 @@ async fn publish(jetstream: &Context, messages: usize, in_flight: usize) -> Resu
         {
             IntoFuture::into_future(answer).await?;
         }
-        let payload = Bytes::copy_from_slice(&work::payload(n));
-        answers.push_back(jetstream.publish(SUBJECT, payload).await?);
+        answers.push_back(jetstream.publish(SUBJECT, work::body(n, size)).await?);
     }
     for answer in answers {
         answer.await?;
@@ -112,16 +110,16 @@ async fn publish(jetstream: &Context, messages: usize, in_flight: usize) -> Resu
     Ok(start.elapsed())
 }
 
-async fn publishing(job: Job) -> Result<Duration> {
+pub(crate) async fn publishing(job: Job, size: usize) -> Result<Duration> {
     let server = Server::start(&job.folder, job.setting + 1).await?;
-    let took = publish(&server.jetstream, job.messages, job.setting).await?;
+    let took = publish(&server.jetstream, job.messages, size, job.setting).await?;
     server.stop().await?;
     Ok(took)
 }
 
-async fn consuming(job: Job) -> Result<Duration> {
+pub(crate) async fn consuming(job: Job, size: usize) -> Result<Duration> {
     let server = Server::start(&job.folder, 20_001).await?;
-    publish(&server.jetstream, job.messages, 20_000).await?;
+    publish(&server.jetstream, job.messages, size, 20_000).await?;
     let start = Instant::now();
     let config = pull::Config {
         durable_name: Some("bench".into()),
@@ -133,7 +131,7 @@ async fn consuming(job: Job) -> Result<Duration> {
     let mut stream = consumer.stream().max_messages_per_batch(job.setting).messages().await?;
     for _ in 0..job.messages {
         let message = stream.next().await.ok_or("the stream ended")??;
-        if message.payload.len() == 100 {
+        if message.payload.len() == size {
             message.ack().await?;
         }
     }

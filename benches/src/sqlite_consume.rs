@@ -49,8 +49,8 @@ pub(crate) const AWAITING: Claim = Claim {
 
 async fn ours(job: Job, handler: Handler) -> Result<Duration> {
     let bus = work::bus(&job.folder).await?;
-    work::publish(&bus, job.messages).await?;
-    let took = work::consume(&bus, job.messages, handler).await?;
+    work::publish(&bus, job.messages, 100).await?;
+    let took = work::consume(&bus, job.messages, 100, handler).await?;
     bus.close().await?;
     Ok(took)
 }

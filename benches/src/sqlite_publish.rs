@@ -35,7 +35,7 @@ pub(crate) const CLAIM: Claim = Claim {
 
 async fn ours(job: Job) -> Result<Duration> {
     let bus = work::bus(&job.folder).await?;
-    let took = work::publish(&bus, job.messages).await?;
+    let took = work::publish(&bus, job.messages, 100).await?;
     bus.close().await?;
     Ok(took)
 }

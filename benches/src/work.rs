@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::harness::Result;
 
-const TOPIC: &str = "readings";
+pub(crate) const TOPIC: &str = "readings";
 /// Answers awaited at once. The publisher bounds itself by memory; this bounds the bench's own list.
 const IN_FLIGHT: usize = 50_000;
 
@@ -31,19 +31,33 @@ pub(crate) fn key(n: usize) -> String {
     format!("sensor-{}", n % 1000)
 }
 
-fn message(n: usize) -> Message {
-    Message::new(Bytes::copy_from_slice(&payload(n))).key(key(n))
+/// `size` bytes, at least 8, different for each message.
+pub(crate) fn body(n: usize, size: usize) -> Bytes {
+    let mut body = vec![b'.'; size];
+    for (byte, from) in body.iter_mut().zip(n.to_le_bytes()) {
+        *byte = from;
+    }
+    body.into()
+}
+
+fn message(n: usize, size: usize) -> Message {
+    Message::new(body(n, size)).key(key(n))
 }
 
 /// A bus in a new file, with a topic. Every commit waits for the disk.
 pub(crate) async fn bus(folder: &Path) -> Result<Bus> {
-    let bus = Bus::open(&format!("sqlite://{}", folder.join("bench.db").display())).await?;
+    open(&format!("sqlite://{}", folder.join("bench.db").display())).await
+}
+
+/// A bus on what this URL names, with a topic.
+pub(crate) async fn open(url: &str) -> Result<Bus> {
+    let bus = Bus::open(url).await?;
     bus.ensure(TOPIC, &TopicOptions::default()).await?;
     Ok(bus)
 }
 
 /// Publishes, and awaits the answer of every message.
-pub(crate) async fn publish(bus: &Bus, messages: usize) -> Result<Duration> {
+pub(crate) async fn publish(bus: &Bus, messages: usize, size: usize) -> Result<Duration> {
     let start = Instant::now();
     let publisher = bus.publisher(TOPIC, PublisherOptions::default());
     let mut answers = VecDeque::with_capacity(IN_FLIGHT);
@@ -53,7 +67,7 @@ pub(crate) async fn publish(bus: &Bus, messages: usize) -> Result<Duration> {
         {
             answer.await?;
         }
-        answers.push_back(publisher.send(message(n)).await?);
+        answers.push_back(publisher.send(message(n, size)).await?);
     }
     for answer in answers {
         answer.await?;
@@ -71,15 +85,23 @@ pub(crate) enum Handler {
 }
 
 /// Handles messages one by one, each acknowledged, until all acknowledgements are stored.
-pub(crate) async fn consume(bus: &Bus, messages: usize, handler: Handler) -> Result<Duration> {
+pub(crate) async fn consume(bus: &Bus, messages: usize, size: usize, handler: Handler) -> Result<Duration> {
+    consume_as(std::slice::from_ref(bus), messages, size, handler).await
+}
+
+/// The same by several members of one group.
+pub(crate) async fn consume_together(buses: &[Bus], messages: usize, size: usize) -> Result<Duration> {
+    consume_as(buses, messages, size, Handler::Ready).await
+}
+
+async fn consume_as(buses: &[Bus], messages: usize, size: usize, handler: Handler) -> Result<Duration> {
     let start = Instant::now();
     let (handled, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-    let (count, done) = (handled.clone(), all.clone());
-    let running = bus
-        .consume(TOPIC)
-        .group("bench")
-        .run(move |delivery| {
-            let last = delivery.message.payload.len() == 100
+    let mut members = Vec::new();
+    for bus in buses {
+        let (count, done) = (handled.clone(), all.clone());
+        let handle = move |delivery: linchpin::bus::Delivery| {
+            let last = delivery.message.payload.len() == size
                 && count.fetch_add(1, Ordering::Relaxed) + 1 == messages;
             if last {
                 done.notify_one();
@@ -90,13 +112,17 @@ pub(crate) async fn consume(bus: &Bus, messages: usize, handler: Handler) -> Res
                 }
                 Ok(())
             }
-        })
-        .await?;
+        };
+        members.push(bus.consume(TOPIC).group("bench").run(handle).await?);
+    }
     all.notified().await;
-    let totals = running.stop().await?;
+    let mut acked = 0;
+    for member in members {
+        acked += member.stop().await?.acked;
+    }
     let took = start.elapsed();
-    if totals.acked != messages as u64 {
-        return Err(format!("{messages} messages, but {totals}").into());
+    if acked != messages as u64 {
+        return Err(format!("{messages} messages, but {acked} acknowledged").into());
     }
     Ok(took)
 }

@@ -1,0 +1,206 @@
+//! On Redis Streams: beside the driver used well, and beside what tutorials show.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::StreamReadReply;
+use redis::{AsyncConnectionConfig, Client, RedisResult, Value, cmd, pipe};
+
+use crate::harness::{Claim, Job, Result, Side};
+use crate::{broker, work};
+
+const MESSAGES: usize = 500_000;
+const STREAM: &str = "readings";
+
+pub(crate) const PUBLISH: Claim = Claim {
+    name: "redis_publish",
+    what: "100-byte messages added to Redis streams, each answered; the server logs every write and syncs each second",
+    unit: "messages/s",
+    goal: 0.97,
+    ours: Side {
+        what: "`Publisher` on `redis:`, every answer awaited; 4 partitions, ids, keys",
+        messages: MESSAGES,
+        settings: &[0],
+        run: |job| Box::pin(broker::publish(job, "redis", 100)),
+    },
+    theirs: Side {
+        what: "the driver by hand: XADD of key and payload to one stream, pipelines of 256, 1,024 or 4,096, two of them \
+               under way",
+        messages: MESSAGES,
+        settings: &[256, 1_024, 4_096],
+        run: |job| Box::pin(publishing(job, 100)),
+    },
+    needs: Some("redis-server"),
+    memory: false,
+};
+
+pub(crate) const PUBLISH_1K: Claim = Claim {
+    name: "redis_publish_1k",
+    what: "1-KiB messages added to Redis streams, each answered",
+    ours: Side { run: |job| Box::pin(broker::publish(job, "redis", 1024)), ..PUBLISH.ours },
+    theirs: Side { run: |job| Box::pin(publishing(job, 1024)), ..PUBLISH.theirs },
+    ..PUBLISH
+};
+
+pub(crate) const CONSUME: Claim = Claim {
+    name: "redis_consume",
+    what: "100-byte messages read from Redis streams by a group, handled, and acknowledged one by one",
+    goal: 0.95,
+    ours: Side {
+        what: "`Consumer` on `redis:`, default options",
+        run: |job| Box::pin(broker::consume(job, "redis", 100)),
+        ..PUBLISH.ours
+    },
+    theirs: Side {
+        what: "the driver by hand: XREADGROUP COUNT 512, then one XACK for the batch, in one pipeline with the next read",
+        settings: &[512],
+        run: |job| Box::pin(consuming(job, 100)),
+        ..PUBLISH.theirs
+    },
+    ..PUBLISH
+};
+
+pub(crate) const CONSUME_1K: Claim = Claim {
+    name: "redis_consume_1k",
+    what: "1-KiB messages read from Redis streams by a group, handled, and acknowledged one by one",
+    ours: Side { run: |job| Box::pin(broker::consume(job, "redis", 1024)), ..CONSUME.ours },
+    theirs: Side { run: |job| Box::pin(consuming(job, 1024)), ..CONSUME.theirs },
+    ..CONSUME
+};
+
+pub(crate) const TUTORIAL_PUBLISH: Claim = Claim {
+    name: "tutorial_publish",
+    what: "What batching is worth: messages handed to Redis",
+    goal: 10.0,
+    theirs: Side {
+        what: "as tutorials show it: EXISTS, TYPE and LPUSH for each message, each answer awaited",
+        messages: 20_000,
+        settings: &[0],
+        run: |job| Box::pin(push_each(job)),
+    },
+    ..PUBLISH
+};
+
+pub(crate) const TUTORIAL_CONSUME: Claim = Claim {
+    name: "tutorial_consume",
+    what: "What waiting for messages is worth: messages taken from Redis",
+    goal: 10.0,
+    theirs: Side {
+        what: "as tutorials show it: one RPOP, then a second of sleep",
+        messages: 5,
+        settings: &[0],
+        run: |job| Box::pin(pop_each(job)),
+    },
+    ..CONSUME
+};
+
+async fn connect(url: &str) -> Result<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+    Ok(Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?)
+}
+
+async fn add(
+    mut connection: MultiplexedConnection,
+    from: usize,
+    until: usize,
+    size: usize,
+) -> RedisResult<()> {
+    let mut batch = pipe();
+    for n in from..until {
+        let body = work::body(n, size);
+        batch.cmd("XADD").arg(STREAM).arg("*").arg("key").arg(work::key(n)).arg("payload").arg(&body[..]);
+    }
+    batch.query_async::<Vec<Value>>(&mut connection).await.map(drop)
+}
+
+async fn publish(
+    connection: &MultiplexedConnection,
+    job: &Job,
+    size: usize,
+    batch: usize,
+) -> Result<Duration> {
+    let start = Instant::now();
+    let mut under_way = Vec::new();
+    for from in (0..job.messages).step_by(batch) {
+        let until = job.messages.min(from + batch);
+        under_way.push(tokio::spawn(add(connection.clone(), from, until, size)));
+        if under_way.len() == 2 {
+            under_way.remove(0).await??;
+        }
+    }
+    for last in under_way {
+        last.await??;
+    }
+    Ok(start.elapsed())
+}
+
+async fn publishing(job: Job, size: usize) -> Result<Duration> {
+    let server = broker::start("redis").await?;
+    publish(&connect(server.url()).await?, &job, size, job.setting).await
+}
+
+async fn consuming(job: Job, size: usize) -> Result<Duration> {
+    let server = broker::start("redis").await?;
+    let mut connection = connect(server.url()).await?;
+    publish(&connection, &job, size, 1_024).await?;
+    let start = Instant::now();
+    let mut create = cmd("XGROUP");
+    create.arg("CREATE").arg(STREAM).arg("bench").arg("0").query_async::<()>(&mut connection).await?;
+    let read = || {
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP").arg("bench").arg("one").arg("COUNT").arg(job.setting);
+        read.arg("STREAMS").arg(STREAM).arg(">");
+        read
+    };
+    let (mut handled, mut acks) = (0, None);
+    while handled < job.messages || acks.is_some() {
+        let mut both = pipe();
+        if let Some(ack) = acks.take() {
+            both.add_command(ack).ignore();
+        }
+        both.add_command(read());
+        let (reply,): (Option<StreamReadReply>,) = both.query_async(&mut connection).await?;
+        let mut ack = cmd("XACK");
+        ack.arg(STREAM).arg("bench");
+        let mut some = false;
+        for entry in reply.iter().flat_map(|reply| &reply.keys).flat_map(|key| &key.ids) {
+            let payload: Option<Vec<u8>> = entry.get("payload");
+            if payload.is_some_and(|payload| payload.len() == size) {
+                handled += 1;
+                some = true;
+                ack.arg(&entry.id);
+            }
+        }
+        acks = some.then_some(ack);
+    }
+    Ok(start.elapsed())
+}
+
+async fn push_each(job: Job) -> Result<Duration> {
+    let server = broker::start("redis").await?;
+    let mut connection = connect(server.url()).await?;
+    let start = Instant::now();
+    for n in 0..job.messages {
+        let exists: bool = cmd("EXISTS").arg("list").query_async(&mut connection).await?;
+        let kind: String = cmd("TYPE").arg("list").query_async(&mut connection).await?;
+        if !exists || kind == "list" {
+            let body = work::payload(n);
+            cmd("LPUSH").arg("list").arg(&body[..]).query_async::<u64>(&mut connection).await?;
+        }
+    }
+    Ok(start.elapsed())
+}
+
+async fn pop_each(job: Job) -> Result<Duration> {
+    let server = broker::start("redis").await?;
+    let mut connection = connect(server.url()).await?;
+    for n in 0..job.messages {
+        let body = work::payload(n);
+        cmd("LPUSH").arg("list").arg(&body[..]).query_async::<u64>(&mut connection).await?;
+    }
+    let start = Instant::now();
+    while cmd("RPOP").arg("list").query_async::<Option<Vec<u8>>>(&mut connection).await?.is_some() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    Ok(start.elapsed())
+}
