@@ -47,6 +47,13 @@ pub(crate) fn run(task: Task) -> Result<(), Failure> {
     }
 }
 
+/// Installs those of these engines that this machine doesn't have.
+pub(crate) fn install_missing(names: &[&str]) -> Result<(), Failure> {
+    let missing: Vec<_> =
+        names.iter().filter_map(|name| find(name)).filter(|e| e.absence().is_some()).collect();
+    if missing.is_empty() { Ok(()) } else { install::run(&missing) }
+}
+
 /// Where state and logs of detached servers are.
 fn folder() -> PathBuf {
     root().join("target/engines")

@@ -30,12 +30,18 @@ enum Chore {
         /// Also start, kill, freeze and restart every engine of this machine
         #[arg(long, conflicts_with = "quick")]
         engines: bool,
+        /// Install the servers that are missing, and take a case that can't be run for failed
+        #[arg(long, conflicts_with = "quick")]
+        require_all: bool,
     },
     /// Write docs/matrix.json, docs/matrix.md and the expected outcomes from the last conformance run
     Matrix {
         /// Write nothing; fail if a cell isn't as expected, or a file isn't what would be written
         #[arg(long)]
         check: bool,
+        /// With --check: a cell that wasn't run fails, too
+        #[arg(long, requires = "check")]
+        require_all: bool,
     },
     /// The servers the tests run on: install, up, down, status
     Engines {
@@ -51,9 +57,9 @@ enum Chore {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
-        Chore::Test { quick, engines } => test::run(quick, engines),
-        Chore::Matrix { check: true } => matrix::check(),
-        Chore::Matrix { check: false } => matrix::write(),
+        Chore::Test { quick, engines, require_all } => test::run(quick, engines, require_all),
+        Chore::Matrix { check: true, require_all } => matrix::check(require_all),
+        Chore::Matrix { check: false, .. } => matrix::write(),
         Chore::Engines { task } => engines::run(task),
         Chore::Bench { name } => bench::run(name.as_deref()),
     };

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::engines::install_missing;
 use crate::{Failure, matrix, root};
 
 struct Step {
@@ -37,6 +38,9 @@ const ENGINES: Step = Step {
     args: &["test", "-p", "linchpin-harness", "--features", "live", "--test", "engines"],
 };
 
+/// Tests of engines that start servers of their own. In every step, so that nothing is built twice.
+const LIVE: [&str; 2] = ["--features", "linchpin-engines/live"];
+
 /// What the test programs said, added up.
 #[derive(Default)]
 struct Totals {
@@ -44,23 +48,29 @@ struct Totals {
     failed: u64,
 }
 
-pub(crate) fn run(quick: bool, engines: bool) -> Result<(), Failure> {
+/// What the suite runs on; what else the harness knows waits for its capability.
+const SUITE: [&str; 7] = ["redis", "redis-cluster", "nats", "postgres", "mariadb", "kafka", "kafka-3"];
+
+pub(crate) fn run(quick: bool, engines: bool, require_all: bool) -> Result<(), Failure> {
     let started = Instant::now();
     let mut totals = Totals::default();
-    let outcome = run_steps(quick, engines, &mut totals);
+    let outcome = run_steps(quick, engines, require_all, &mut totals);
     println!("\nin {:.0?}", started.elapsed());
     println!("{} passed, {} failed", totals.passed, totals.failed);
     outcome
 }
 
-fn run_steps(quick: bool, engines: bool, totals: &mut Totals) -> Result<(), Failure> {
+fn run_steps(quick: bool, engines: bool, require_all: bool, totals: &mut Totals) -> Result<(), Failure> {
+    if require_all {
+        timed("install", || install_missing(&SUITE))?;
+    }
     for step in STEPS.iter().filter(|step| !(quick && step.thorough)) {
-        timed(step.name, || run_cargo(step, totals))?;
+        timed(step.name, || run_cargo(step, require_all, totals))?;
     }
     if engines {
-        timed(ENGINES.name, || run_cargo(&ENGINES, totals))?;
+        timed(ENGINES.name, || run_cargo(&ENGINES, require_all, totals))?;
     }
-    if quick { Ok(()) } else { timed("matrix", matrix::check) }
+    if quick { Ok(()) } else { timed("matrix", || matrix::check(require_all)) }
 }
 
 fn timed(name: &str, step: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
@@ -73,11 +83,18 @@ fn timed(name: &str, step: impl FnOnce() -> Result<(), Failure>) -> Result<(), F
 }
 
 /// Runs cargo, passes on what it says, and counts the tests.
-fn run_cargo(step: &Step, totals: &mut Totals) -> Result<(), Failure> {
+fn run_cargo(step: &Step, require_all: bool, totals: &mut Totals) -> Result<(), Failure> {
+    let mut args = step.args.to_vec();
+    if require_all && !matches!(step.args, ["fmt", ..]) {
+        // Before what goes to the test programs or to the compiler.
+        let place = args.iter().position(|arg| *arg == "--").unwrap_or(args.len());
+        args.splice(place..place, LIVE);
+    }
     let mut child = Command::new("cargo")
-        .args(step.args)
+        .args(args)
         .current_dir(root())
         .env("RUSTDOCFLAGS", "-D warnings")
+        .envs(require_all.then_some(("LINCHPIN_REQUIRE_ALL", "1")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;

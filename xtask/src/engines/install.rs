@@ -21,8 +21,8 @@ trap 'exit 143' TERM
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -q
-apt-get install --yes -q --no-install-recommends "$@"
+apt-get update -q -o Acquire::Retries=5
+apt-get install --yes -q -o Acquire::Retries=5 --no-install-recommends "$@"
 "#;
 
 pub(crate) fn run(engines: &[&'static Engine]) -> Result<(), Failure> {
