@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use linchpin::Kind;
-use linchpin::Timestamp;
 use linchpin::bus::{Message, Order, Settle, Start, SubscribeOptions, TopicOptions};
 use tokio::time::Instant;
 
@@ -43,7 +42,12 @@ pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
         Need::Broadcast => refused_options(&world, SubscribeOptions::broadcast()).await,
         Need::Ordered => refused_options(&world, SubscribeOptions { order: Order::Key, ..group("g") }).await,
         Need::Replay => refused_seek(&world, Start::Oldest).await,
-        Need::ReplayTime => refused_seek(&world, Start::Time(Timestamp::now())).await,
+        Need::Metadata => {
+            for message in [Message::new("x").key("k"), Message::new("x").header("h", "v")] {
+                assert_kind(world.bus.publish(T, message).await, Kind::Unsupported);
+            }
+            "a key and headers are refused"
+        }
         Need::Retention => kept_nothing(&world).await,
         Need::Failover => lost_by_failover(&world).await,
     }

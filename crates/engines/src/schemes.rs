@@ -1,15 +1,9 @@
 //! The lines that the engines have in the table of schemes, those that this build lacks included.
 
-use linchpin_core::bus::{Examine, OpenBus, Scheme};
+use linchpin_core::{Scheme, Ways};
 
-/// How an engine is opened and examined, if this build has it.
-type Ways = (Option<OpenBus>, Option<Examine>);
-
-#[allow(dead_code, reason = "unused in a build that has everything")]
-const LACKING: Ways = (None, None);
-
-const fn scheme(name: &'static str, feature: &'static str, (bus, examine): Ways) -> Scheme {
-    Scheme { name, feature, bus, examine }
+const fn scheme(name: &'static str, feature: &'static str, ways: Option<Ways>) -> Scheme {
+    Scheme { name, feature, ways }
 }
 
 /// SQLite: `sqlite:///path/file.db`, `sqlite::memory:`.
@@ -40,52 +34,60 @@ pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
 
 #[cfg(feature = "sqlite")]
-const BY_SQLITE: Ways = (
-    Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
-    Some(|url| Box::pin(crate::sqlite::examine(url))),
-);
+const BY_SQLITE: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(not(feature = "sqlite"))]
-const BY_SQLITE: Ways = LACKING;
+const BY_SQLITE: Option<Ways> = None;
 
 #[cfg(any(feature = "mysql", feature = "postgres"))]
-const BY_SQL: Ways = (
-    Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
-    Some(|url| Box::pin(crate::sql::examine(url))),
-);
+const BY_SQL: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::sql::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(feature = "postgres")]
-const BY_POSTGRES: Ways = BY_SQL;
+const BY_POSTGRES: Option<Ways> = BY_SQL;
 #[cfg(not(feature = "postgres"))]
-const BY_POSTGRES: Ways = LACKING;
+const BY_POSTGRES: Option<Ways> = None;
 #[cfg(feature = "mysql")]
-const BY_MYSQL: Ways = BY_SQL;
+const BY_MYSQL: Option<Ways> = BY_SQL;
 #[cfg(not(feature = "mysql"))]
-const BY_MYSQL: Ways = LACKING;
+const BY_MYSQL: Option<Ways> = None;
 
 #[cfg(feature = "redis")]
-const BY_REDIS: Ways = (
-    Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
-    Some(|url| Box::pin(crate::redis::examine(url))),
-);
+const BY_REDIS: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::redis::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(not(feature = "redis"))]
-const BY_REDIS: Ways = LACKING;
+const BY_REDIS: Option<Ways> = None;
 #[cfg(feature = "redis")]
-const BY_REDIS_PUBSUB: Ways =
-    (Some(|url| Box::pin(async move { crate::redis::pubsub::open(&url).await })), BY_REDIS.1);
+const BY_REDIS_PUBSUB: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::redis::pubsub::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::redis::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(not(feature = "redis"))]
-const BY_REDIS_PUBSUB: Ways = LACKING;
+const BY_REDIS_PUBSUB: Option<Ways> = None;
 
 #[cfg(feature = "kafka")]
-const BY_KAFKA: Ways = (
-    Some(|url| Box::pin(async move { crate::kafka::open(&url).await })),
-    Some(|url| Box::pin(crate::kafka::examine(url))),
-);
+const BY_KAFKA: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::kafka::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::kafka::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(not(feature = "kafka"))]
-const BY_KAFKA: Ways = LACKING;
+const BY_KAFKA: Option<Ways> = None;
 
 #[cfg(feature = "nats")]
-const BY_NATS: Ways = (
-    Some(|url| Box::pin(async move { crate::nats::open(&url).await })),
-    Some(|url| Box::pin(crate::nats::examine(url))),
-);
+const BY_NATS: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::nats::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::nats::examine(url))),
+    ..Ways::NONE
+});
 #[cfg(not(feature = "nats"))]
-const BY_NATS: Ways = LACKING;
+const BY_NATS: Option<Ways> = None;

@@ -5,10 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linchpin_core::bus::{
-    BusEngine, Finding, Message, PublishOptions, Settle, Status, SubscribeOptions, TopicOptions,
-};
-use linchpin_core::{Error, Kind, Retry};
+use linchpin_core::bus::{BusEngine, Message, PublishOptions, Settle, SubscribeOptions, TopicOptions};
+use linchpin_core::{Error, Finding, Kind, Retry, Status};
 use linchpin_engines::sql;
 use linchpin_harness::{Running, find};
 

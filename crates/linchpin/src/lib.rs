@@ -19,13 +19,17 @@
 
 use std::future::Future;
 
-pub use linchpin_core::bus::{self, Bus, Scheme, TopicOptions};
-pub use linchpin_core::{Error, Kind, Result, Retry, Timestamp, error, pipe, retry, telemetry, time, url};
+pub use linchpin_core::bus::{self, Bus, TopicOptions};
+pub use linchpin_core::coord::{self, Coord};
+pub use linchpin_core::id;
+pub use linchpin_core::{
+    Error, Finding, Kind, Result, Retry, Scheme, Status, Timestamp, error, pipe, retry, telemetry, time, url,
+};
 pub use linchpin_engines as engines;
 
 /// Every engine, by URL scheme.
 pub const ENGINES: &[Scheme] = &[
-    bus::MEMORY,
+    linchpin_core::MEMORY,
     engines::SQLITE,
     engines::POSTGRES,
     engines::POSTGRESQL,
@@ -51,6 +55,12 @@ pub trait Open: Sized {
 }
 
 impl Open for Bus {
+    async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, ENGINES).await
+    }
+}
+
+impl Open for Coord {
     async fn open(url: &str) -> Result<Self> {
         Self::open_with(url, ENGINES).await
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use console::style;
-use linchpin::bus::{Caps, Finding, Status, TopicStats};
+use linchpin::bus::{Caps, TopicStats};
 use linchpin::url::EngineUrl;
-use linchpin::{Bus, ENGINES, Error, Result};
+use linchpin::{Bus, ENGINES, Error, Finding, Result, Status};
 use serde_json::{Map, Value, json};
 
 use crate::topic::dead_letters;
@@ -107,7 +107,7 @@ async fn ask_engine(url: &str) -> Vec<Finding> {
     let Ok(mut url) = url.parse::<EngineUrl>() else { return Vec::new() };
     url.take("auto_create");
     let scheme = ENGINES.iter().find(|scheme| scheme.name == url.scheme());
-    match scheme.and_then(|scheme| scheme.examine) {
+    match scheme.and_then(|scheme| scheme.ways?.examine) {
         Some(examine) => examine(url).await,
         None => Vec::new(),
     }
@@ -149,7 +149,7 @@ fn list(caps: Caps) -> [(&'static str, bool); 12] {
         redelivery,
         delay,
         replay,
-        replay_time,
+        metadata,
         retention,
         offsets,
         failover,
@@ -163,7 +163,7 @@ fn list(caps: Caps) -> [(&'static str, bool); 12] {
         ("redelivery", redelivery),
         ("delay", delay),
         ("replay", replay),
-        ("replay_time", replay_time),
+        ("metadata", metadata),
         ("retention", retention),
         ("offsets", offsets),
         ("failover", failover),

@@ -73,7 +73,7 @@ impl BusEngine for Faulty {
             redelivery: false,
             delay: false,
             replay: false,
-            replay_time: false,
+            metadata: false,
             retention: false,
             offsets: false,
             failover: false,

@@ -31,7 +31,7 @@ macro_rules! cases {
 }
 
 pub(crate) const CASES: &[Case] = cases! {
-    travel::hundred_in_hundred_out_intact => Basic [Groups]
+    travel::hundred_in_hundred_out_intact => Basic [Groups Metadata]
     travel::five_thousand_over_fifty_subscribers => Race [Groups]
     travel::topics_are_isolated => Basic [Groups]
     travel::every_group_gets_all => Basic [Groups]
@@ -53,12 +53,12 @@ pub(crate) const CASES: &[Case] = cases! {
     topics::a_removed_group_ends_its_subscriptions => Basic [Groups]
     topics::a_topic_made_again_is_empty => Basic [Groups]
     topics::a_closed_engine_answers_closed => Basic [Groups]
-    topics::oversize_is_refused_alone => Basic [Groups]
+    topics::oversize_is_refused_alone => Basic [Groups Metadata]
     topics::stats_add_up => Basic [Groups Redelivery Delay]
 
-    partitions::keys_choose_partitions_as_kafka_does => Basic [Groups]
-    partitions::partitions_are_chosen_by_hand_or_in_turn => Basic [Groups]
-    partitions::offsets_rise => Basic [Groups Offsets]
+    partitions::keys_choose_partitions_as_kafka_does => Basic [Groups Metadata]
+    partitions::partitions_are_chosen_by_hand_or_in_turn => Basic [Groups Metadata]
+    partitions::offsets_rise => Basic [Groups Offsets Metadata]
     partitions::a_subscription_to_chosen_partitions_gets_only_those => Basic [Groups]
 
     redelivery::acknowledged_stays_acknowledged => Timing [Groups]
@@ -72,11 +72,11 @@ pub(crate) const CASES: &[Case] = cases! {
     redelivery::a_failing_message_does_not_hold_up_others => Basic [Groups Redelivery]
     redelivery::an_extended_delivery_outlives_a_lapsed_membership => Timing [Groups Redelivery]
 
-    letters::the_last_attempt_makes_a_dead_letter => Basic [Groups Redelivery]
-    letters::silence_at_the_last_attempt_makes_a_dead_letter => Timing [Groups Redelivery]
-    letters::a_hopeless_message_is_dead_at_once => Basic [Groups Redelivery]
-    letters::redrive_reaches_only_the_group_it_failed_in => Basic [Groups Redelivery]
-    letters::redrive_keeps_the_partition => Basic [Groups Redelivery]
+    letters::the_last_attempt_makes_a_dead_letter => Basic [Groups Redelivery Metadata]
+    letters::silence_at_the_last_attempt_makes_a_dead_letter => Timing [Groups Redelivery Metadata]
+    letters::a_hopeless_message_is_dead_at_once => Basic [Groups Redelivery Metadata]
+    letters::redrive_reaches_only_the_group_it_failed_in => Basic [Groups Redelivery Metadata]
+    letters::redrive_keeps_the_partition => Basic [Groups Redelivery Metadata]
 
     order::keys_stay_in_order => Race [Groups Ordered]
     order::one_of_a_key_at_a_time => Basic [Groups Ordered]
@@ -103,18 +103,18 @@ pub(crate) const CASES: &[Case] = cases! {
     replay::seeking_the_newest_skips_all => Basic [Groups Replay Redelivery]
     replay::seeking_a_position_moves_one_partition => Basic [Groups Replay Offsets]
     replay::seeking_fences_what_is_in_hand => Basic [Groups Replay]
-    replay::seeking_a_time_replays_from_there => Timing [Groups ReplayTime]
-    replay::groups_start_where_they_are_told => Timing [Groups Replay ReplayTime Offsets]
+    replay::seeking_a_time_replays_from_there => Timing [Groups Replay]
+    replay::groups_start_where_they_are_told => Timing [Groups Replay Offsets]
 
     retention::length_removes_the_oldest_settled => Basic [Groups Retention]
     retention::age_removes_the_oldest_settled => Timing [Groups Retention]
     retention::what_a_group_has_not_settled_stays => Timing [Groups Retention]
 
     publisher::ten_tasks_publish_ten_thousand => Race [Groups]
-    publisher::receipts_match_what_consumers_see => Basic [Groups Offsets]
+    publisher::receipts_match_what_consumers_see => Basic [Groups Offsets Metadata]
     publisher::closing_publishes_all_it_accepted => Race [Groups]
 
-    runner::handlers_retry_and_bury => Timing [Groups Redelivery Delay]
+    runner::handlers_retry_and_bury => Timing [Groups Redelivery Delay Metadata]
     runner::handlers_of_one_key_take_turns => Race [Groups Ordered Redelivery Delay]
     runner::a_slow_handler_keeps_its_lease => Timing [Groups Redelivery]
 

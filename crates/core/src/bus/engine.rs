@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Delivery, Message, Partitioner, Position, Receipt};
+use super::{Delivery, Info, Message, Partitioner, Position, Receipt};
 use crate::{Result, Timestamp};
 
 /// A message bus.
@@ -148,17 +148,6 @@ pub enum Settle {
     },
 }
 
-/// What an engine is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Info {
-    /// The engine's name, as in errors and in the matrix: `sqlite`.
-    pub engine: &'static str,
-    /// Where it is, without secrets.
-    pub url: String,
-    /// What "stored" means here, in a sentence.
-    pub durability: &'static str,
-}
-
 /// Observable facts about an engine: what is `false` answers `Unsupported` or is weaker than the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
@@ -176,11 +165,12 @@ pub struct Caps {
     pub redelivery: bool,
     /// Messages can be delayed, when published and when nacked.
     pub delay: bool,
-    /// A group can start at, and seek to, oldest, newest and offsets. Without it a new group begins with what is
+    /// A group can start at, and seek to, oldest, newest, offsets and times. Without it a new group begins with what is
     /// published from then on; only what was published while the topic had no group at all is kept, for the first.
     pub replay: bool,
-    /// And times.
-    pub replay_time: bool,
+    /// The id, the key and the headers travel with the payload. Without it only the payload does: a key and headers
+    /// are refused, a delivery's id is made up where it is received, and dead letters don't say why they are.
+    pub metadata: bool,
     /// Age and length retention are applied. Without it nothing is kept that every group has settled.
     pub retention: bool,
     /// `publish` answers with the offset. Offsets of a partition rise; only where engines say so are they dense.

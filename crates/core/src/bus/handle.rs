@@ -3,39 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use metrics::counter;
 use tracing::Instrument;
 
 use super::layer::Layered;
 use super::layers::AutoCreate;
 use super::{
-    BusEngine, Caps, Consumer, Finding, Info, Layer, Message, Position, PublishOptions, Publisher,
-    PublisherOptions, Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic, check_name,
+    BusEngine, Caps, Consumer, Info, Layer, Message, Position, PublishOptions, Publisher, PublisherOptions,
+    Start, SubscribeOptions, Subscriber, TopicOptions, TopicStats, TypedTopic, check_name,
 };
+use crate::scheme::{self, Scheme};
 use crate::telemetry::{PUBLISH_FAILED, PUBLISHED, TRACEPARENT, TraceContext};
 use crate::url::EngineUrl;
 use crate::{Error, Kind, Result};
-
-/// Opens the bus of one scheme.
-pub type OpenBus = fn(EngineUrl) -> BoxFuture<'static, Result<Arc<dyn BusEngine>>>;
-
-/// Looks at an engine from outside the contract: its settings, its privileges, its clock.
-pub type Examine = fn(EngineUrl) -> BoxFuture<'static, Vec<Finding>>;
-
-/// One line of the table of engines.
-#[derive(Debug, Clone, Copy)]
-pub struct Scheme {
-    /// The URL scheme.
-    pub name: &'static str,
-    /// The cargo feature that brings it; empty if it is always there.
-    pub feature: &'static str,
-    /// How its bus is opened; `None` if this build lacks the feature.
-    pub bus: Option<OpenBus>,
-    /// What `linchpin doctor` asks of it beyond what every engine is asked; `None` if there is nothing to ask, or this
-    /// build lacks the feature.
-    pub examine: Option<Examine>,
-}
 
 /// Messages, on any engine. Cheap to clone; clones share the engine.
 ///
@@ -90,11 +70,7 @@ impl Bus {
                 return Err(Error::new(Kind::Config, format!("auto_create={other}: expected true or false")));
             }
         };
-        let scheme = schemes.iter().find(|s| s.name == url.scheme()).ok_or_else(|| unknown(&url, schemes))?;
-        let open = scheme.bus.ok_or_else(|| {
-            Error::new(Kind::Config, format!("this build has no engine for {}:", scheme.name))
-                .help(format!("build with the cargo feature `{}`", scheme.feature))
-        })?;
+        let open = scheme::find(&url, schemes, "bus", |scheme| scheme.bus)?;
         let bus = Self::new(open(url).await?);
         Ok(if auto_create { bus.layer(AutoCreate::default()) } else { bus })
     }
@@ -243,14 +219,4 @@ pub(super) fn trace(message: &mut Message, context: TraceContext) {
     if message.headers.get(TRACEPARENT).is_none() {
         message.headers.add(TRACEPARENT, context.to_string());
     }
-}
-
-fn unknown(url: &EngineUrl, schemes: &[Scheme]) -> Error {
-    let known = schemes.iter().map(|s| match s.bus {
-        Some(_) => format!("{}:", s.name),
-        None => format!("{}: (cargo feature `{}`)", s.name, s.feature),
-    });
-    let known = known.collect::<Vec<_>>().join(", ");
-    Error::new(Kind::Config, format!("unknown scheme {:?}", url.scheme()))
-        .help(format!("known schemes are {known}"))
 }

@@ -67,7 +67,7 @@ impl BusEngine for KafkaBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: self.core.config.acks != Acks::None,
             failover: self.core.config.acks == Acks::All,

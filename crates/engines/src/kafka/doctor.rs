@@ -1,7 +1,7 @@
 //! What there is to see of a Kafka cluster.
 
+use linchpin_core::Finding;
 use linchpin_core::Result;
-use linchpin_core::bus::Finding;
 use linchpin_core::url::EngineUrl;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::consumer::Consumer;
@@ -118,7 +118,7 @@ fn tell(settings: &[(String, String)]) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use linchpin_core::bus::Status;
+    use linchpin_core::Status;
 
     use super::*;
 

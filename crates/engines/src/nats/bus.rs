@@ -116,7 +116,7 @@ impl BusEngine for NatsBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: true,
             failover: true,

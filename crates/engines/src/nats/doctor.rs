@@ -2,7 +2,7 @@
 
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use linchpin_core::bus::Finding;
+use linchpin_core::Finding;
 use linchpin_core::url::EngineUrl;
 use linchpin_core::{Result, Timestamp};
 use serde::Deserialize;

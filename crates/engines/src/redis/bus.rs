@@ -56,7 +56,7 @@ impl BusEngine for RedisBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: true,
             failover: !self.core.link.is_cluster(),

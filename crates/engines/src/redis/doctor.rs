@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use linchpin_core::bus::Finding;
+use linchpin_core::Finding;
 use linchpin_core::time::{from_millis, since};
 use linchpin_core::url::EngineUrl;
 use linchpin_core::{Error, Kind, Result, Timestamp};
@@ -183,7 +183,7 @@ async fn rights(config: &Config, connection: &mut MultiplexedConnection) -> Find
 
 #[cfg(test)]
 mod tests {
-    use linchpin_core::bus::Status;
+    use linchpin_core::Status;
 
     use super::*;
 

@@ -134,7 +134,7 @@ impl BusEngine for SqlBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: true,
             failover: true,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use linchpin_core::bus::Finding;
+use linchpin_core::Finding;
 use linchpin_core::url::EngineUrl;
 use linchpin_core::{Error, Kind, Result};
 use tokio::time::Instant;

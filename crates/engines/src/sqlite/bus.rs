@@ -142,7 +142,7 @@ impl BusEngine for SqliteBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: true,
             failover: true,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytesize::ByteSize;
-use linchpin_core::bus::Finding;
+use linchpin_core::Finding;
 use linchpin_core::url::EngineUrl;
 use linchpin_core::{Error, Kind, Result};
 use nix::sys::statvfs::statvfs;

@@ -1,8 +1,8 @@
 //! Wrong input, and servers that say no: a clear error, at once.
 
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
-use linchpin_core::bus::{Message, Status, SubscribeOptions, TopicOptions};
-use linchpin_core::{Error, Kind, Retry};
+use linchpin_core::bus::{Message, SubscribeOptions, TopicOptions};
+use linchpin_core::{Error, Kind, Retry, Status};
 use linchpin_engines::nats::examine;
 
 use crate::server::{Server, open};

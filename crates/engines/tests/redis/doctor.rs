@@ -1,6 +1,6 @@
 //! What the doctor says of servers as they run.
 
-use linchpin_core::bus::{Finding, Status};
+use linchpin_core::{Finding, Status};
 use linchpin_engines::redis::examine;
 
 use crate::server::{Server, free_port};

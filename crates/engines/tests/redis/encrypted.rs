@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use linchpin_core::Kind;
-use linchpin_core::bus::{Message, Status, SubscribeOptions};
+use linchpin_core::bus::{Message, SubscribeOptions};
+use linchpin_core::{Kind, Status};
 use linchpin_engines::redis::examine;
 use tempfile::TempDir;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Chaos, RateLimit, RetryLayer};
-use crate::bus::{Bus, MEMORY, MemoryBus, Message, PublishOptions, SubscribeOptions, TopicOptions};
+use crate::MEMORY;
+use crate::bus::{Bus, MemoryBus, Message, PublishOptions, SubscribeOptions, TopicOptions};
 use crate::retry::Policy;
 use crate::{Kind, Retry};
 

@@ -14,21 +14,12 @@ use self::group::Group;
 use self::log::Log;
 use self::subscription::MemorySubscription;
 use super::{
-    BusEngine, Caps, GroupStats, Info, Message, Position, PublishOptions, Round, Scheme, Start,
-    SubscribeOptions, Subscription, TopicOptions, TopicStats, check_name, check_options,
+    BusEngine, Caps, GroupStats, Info, Message, Position, PublishOptions, Round, Start, SubscribeOptions,
+    Subscription, TopicOptions, TopicStats, check_name, check_options,
 };
 use crate::time::{SharedClock, TokioClock};
 use crate::url::EngineUrl;
 use crate::{Error, Kind, Result};
-
-/// The `memory:` line of the table of engines. `memory://` is a bus of its own; `memory://name` is shared by every handle
-/// in the process that names it, and lives as long as one of them. It takes no options but the common ones.
-pub const MEMORY: Scheme = Scheme {
-    name: "memory",
-    feature: "",
-    bus: Some(|url| Box::pin(async move { Ok(MemoryBus::open(&url)? as _) })),
-    examine: None,
-};
 
 static NAMED: Mutex<BTreeMap<String, Weak<MemoryBus>>> = Mutex::new(BTreeMap::new());
 
@@ -115,7 +106,7 @@ impl MemoryBus {
         })
     }
 
-    fn open(url: &EngineUrl) -> Result<Arc<Self>> {
+    pub(crate) fn open(url: &EngineUrl) -> Result<Arc<Self>> {
         url.options(&["auto_create"]).finish()?;
         let name = url.file_path();
         let clock = || Arc::new(TokioClock::new());
@@ -149,7 +140,7 @@ impl BusEngine for MemoryBus {
             redelivery: true,
             delay: true,
             replay: true,
-            replay_time: true,
+            metadata: true,
             retention: true,
             offsets: true,
             failover: true,

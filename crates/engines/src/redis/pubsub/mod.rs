@@ -2,7 +2,7 @@
 //!
 //! A topic is a channel of its name, a message is its payload alone: `SUBSCRIBE` and `PUBLISH` of other programs
 //! understand it. There is no place for a key, headers or an identity of one's own, so messages with a key or headers are refused
-//! (`Invalid`), and each subscriber gives a message an id of its own. No groups, no redelivery, no delay, no order between
+//! (`Unsupported`), and each subscriber gives a message an id of its own. No groups, no redelivery, no delay, no order between
 //! members, no offsets: all of it answers `Unsupported`. A subscriber that is slower than its publishers, or cut off,
 //! misses messages. Topics are known to the server, so that a misspelt one is `NotFound`.
 
@@ -66,7 +66,7 @@ impl PubsubBus {
             return Err(unsupported("delay"));
         }
         if message.key.is_some() || !message.headers.is_empty() {
-            return Err(error(Kind::Invalid, "a channel has no place for a key or headers")
+            return Err(error(Kind::Unsupported, "a channel has no place for a key or headers")
                 .help("leave them out, or use redis://, where they are fields of the entry"));
         }
         let mut cmd = redis::cmd("PUBLISH");
@@ -92,7 +92,7 @@ impl BusEngine for PubsubBus {
             redelivery: false,
             delay: false,
             replay: false,
-            replay_time: false,
+            metadata: false,
             retention: false,
             offsets: false,
             failover: true,

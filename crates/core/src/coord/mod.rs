@@ -1,0 +1,15 @@
+//! Coordination: keys with revisions, leases and watches, and what is built on them, the same on every engine.
+//!
+//! [`Coord`] is the handle. [`CoordEngine`] and [`Watch`] are what an engine implements, and carry the contract.
+
+mod engine;
+mod handle;
+mod known;
+mod memory;
+mod name;
+
+pub use engine::*;
+pub use handle::Coord;
+pub use known::Known;
+pub use memory::MemoryCoord;
+pub use name::{MAX_KEY, check_key, check_ttl, check_value};

@@ -1,0 +1,5 @@
+//! Ids that never repeat.
+
+mod engine;
+
+pub use engine::{IdEngine, Segment};
