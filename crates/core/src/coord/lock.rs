@@ -79,7 +79,7 @@ impl Session {
 }
 
 /// One waits for the one before.
-fn last(before: &[Entry]) -> Vec<&Entry> {
+pub(super) fn last(before: &[Entry]) -> Vec<&Entry> {
     before.last().into_iter().collect()
 }
 
@@ -92,7 +92,7 @@ impl Lock {
     /// the session's deadline are sat out.
     pub async fn acquire(&self) -> Result<LockGuard> {
         let (ticket, _) = self.line().await?.wait(Bytes::new(), &last).await?;
-        Ok(LockGuard { ticket: Arc::new(ticket) })
+        Ok(LockGuard::new(ticket))
     }
 
     /// Takes it if it is free.
@@ -101,7 +101,7 @@ impl Lock {
     /// Those of [`Lock::acquire`].
     pub async fn try_acquire(&self) -> Result<Option<LockGuard>> {
         let taken = self.line().await?.try_now(Bytes::new(), &last).await?;
-        Ok(taken.map(|(ticket, _)| LockGuard { ticket: Arc::new(ticket) }))
+        Ok(taken.map(|(ticket, _)| LockGuard::new(ticket)))
     }
 
     /// Waits for it, at most this long.
@@ -133,6 +133,10 @@ pub(super) async fn within<T>(
 }
 
 impl LockGuard {
+    pub(super) fn new(ticket: Ticket) -> Self {
+        Self { ticket: Arc::new(ticket) }
+    }
+
     /// The fencing token: larger than that of every holder before. Have what is written under the lock refuse smaller ones.
     pub fn token(&self) -> Rev {
         self.ticket.created

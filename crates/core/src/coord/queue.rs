@@ -218,6 +218,32 @@ impl Ticket {
         }
     }
 
+    /// Changes what is under the key, at the same place in the line.
+    ///
+    /// # Errors
+    /// `Fenced` if the key is gone.
+    pub(super) async fn update(&mut self, value: Bytes) -> Result<()> {
+        let session = self.line.session.clone();
+        let work = async {
+            let mut pause = Pause::default();
+            loop {
+                match session.put(&self.key, value.clone(), When::Is(self.rev)).await {
+                    Ok(rev) => return Ok(rev),
+                    Err(error) if error.kind() == Kind::Conflict => {
+                        let entry = insist(|| session.engine().get(&self.key)).await?;
+                        let own = entry.filter(|entry| entry.created == self.created && entry.value == value);
+                        return own.map(|entry| entry.rev).ok_or_else(|| removed(&self.key));
+                    }
+                    Err(error) if may_try_again(&error) => pause.wait(Some(&error)).await,
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        self.rev = self.line.unless_lost(work).await?;
+        self.value = value;
+        Ok(())
+    }
+
     /// Gives up the place now. Cancel-safe: dropped midway, it goes on in the background.
     ///
     /// # Errors
