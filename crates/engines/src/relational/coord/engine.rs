@@ -1,6 +1,6 @@
 //! The engine over rows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -31,12 +31,14 @@ pub(super) struct Inner {
     pub(super) feed: Arc<Feed>,
     /// What is put before each key.
     prefix: String,
-    following: AbortHandle,
+    following: OnceLock<AbortHandle>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.following.abort();
+        if let Some(following) = self.following.get() {
+            following.abort();
+        }
     }
 }
 
@@ -55,10 +57,14 @@ impl RowCoord {
     /// Coordination over these rows. Must be called within a runtime.
     pub(crate) fn new(info: Info, caps: Caps, prefix: &str, rows: Arc<dyn Rows>) -> Self {
         let feed = rows.hub().feed.clone();
-        let inner = Arc::new_cyclic(|weak| {
-            let following = tokio::spawn(follow(weak.clone(), feed.clone())).abort_handle();
-            Inner { rows, feed, prefix: prefix.to_owned(), following }
+        let inner = Arc::new(Inner {
+            rows,
+            feed: feed.clone(),
+            prefix: prefix.to_owned(),
+            following: OnceLock::new(),
         });
+        let following = tokio::spawn(follow(Arc::downgrade(&inner), feed)).abort_handle();
+        inner.following.get_or_init(|| following);
         Self { info, caps, inner }
     }
 
@@ -123,7 +129,7 @@ impl CoordEngine for RowCoord {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>> {
         let mut range = self.inner.range(prefix);
         if let Some(after) = after {
-            range = range.from_after(&self.inner.stored(after));
+            range = range.beyond(&self.inner.stored(after));
         }
         let (_, rows) = self.named("list", self.inner.rows.list(range, limit.max(1)).await)?;
         self.named("list", self.inner.entries(rows))

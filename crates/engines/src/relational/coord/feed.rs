@@ -145,3 +145,22 @@ fn pause(inner: &Inner, state: &State, look: &Look) -> Duration {
     let until = left.map(|due| Duration::from_millis(due.saturating_add(fastrand::u64(JITTER))));
     until.map_or(pause, |until| until.min(pause))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_are_told_whom_it_concerns() {
+        let feed = Feed::default();
+        let watch = |prefix: &[u8]| feed.join(Range::prefix(prefix));
+        let ((one, mut told), (other, quiet)) = (watch(b"lock/a"), watch(b"lock/b"));
+        feed.tell(&[b"lock/a/1".to_vec(), b"config".to_vec()]);
+        assert!(told.has_changed().unwrap() && !quiet.has_changed().unwrap());
+        told.mark_unchanged();
+        feed.tell_all();
+        assert!(told.has_changed().unwrap() && quiet.has_changed().unwrap());
+        drop((one, other));
+        assert!(!feed.any());
+    }
+}

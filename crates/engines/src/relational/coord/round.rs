@@ -268,3 +268,92 @@ fn check(key: &[u8], when: When, is: Option<u64>) -> Result<()> {
         (When::Is(rev), None) => conflict(format!("isn't there, least of all at revision {rev}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1000;
+
+    fn found(key: &str, rev: u64, lease: Option<(i64, i64)>) -> Found {
+        let (lease, due) = (lease.map(|(id, _)| id), lease.map(|(_, due)| due));
+        Found { key: key.into(), created: rev, rev, lease, due }
+    }
+
+    fn put(key: &str, when: When, lease: Option<i64>) -> Ask {
+        Ask::Put { key: key.into(), value: Bytes::from_static(b"x"), when, lease }
+    }
+
+    fn run(loaded: Loaded, asks: &[Ask]) -> (Vec<Result<Option<Rev>, Kind>>, Changes) {
+        let (answers, changes) = Round::new(Loaded { now: NOW, ..loaded }).run(asks);
+        (answers.into_iter().map(|answer| answer.result.map_err(|e| e.kind())).collect(), changes)
+    }
+
+    #[test]
+    fn what_is_done_together_sees_what_was_done_before() {
+        let rows = vec![found("a", 3, None)];
+        let asks = [
+            put("a", When::Is(Rev(3)), None),
+            put("a", When::Is(Rev(3)), None),
+            Ask::Delete { key: b"a".into(), when: When::Is(Rev(8)) },
+            put("a", When::Absent, None),
+            put("b", When::Absent, None),
+            put("b", When::Absent, None),
+        ];
+        let (answers, changes) = run(Loaded { rev: 7, rows, ..Loaded::default() }, &asks);
+        let done = |rev| Ok(Some(Rev(rev)));
+        let conflict = Err(Kind::Conflict);
+        assert_eq!(answers, [done(8), conflict, done(9), done(10), done(11), conflict]);
+        let puts: Vec<_> =
+            changes.puts.iter().map(|put| (put.key.as_slice(), put.created, put.rev)).collect();
+        assert_eq!(puts, [(&b"a"[..], 10, 10), (b"b", 11, 11)]);
+        assert_eq!((changes.gone, changes.rev), (vec![(9, b"a".to_vec())], Some(11)));
+        assert!(changes.removed.is_empty());
+    }
+
+    #[test]
+    fn a_lease_is_over_when_its_time_has_come_whoever_ends_it() {
+        let lease = Lease { ttl: 50, due: NOW };
+        let loaded = || Loaded {
+            rev: 1,
+            leases: [(5, lease)].into(),
+            rows: vec![found("a", 1, Some((5, NOW)))],
+            ..Loaded::default()
+        };
+        let asks = [Ask::Renew { lease: 5 }, put("b", When::Always, Some(5)), put("a", When::Absent, None)];
+        let (answers, changes) = run(loaded(), &asks);
+        assert_eq!(answers, [Err(Kind::NotFound), Err(Kind::NotFound), Ok(Some(Rev(2)))]);
+        assert_eq!(changes.puts.first().map(|put| put.created), Some(2), "it is another key now");
+        let (answers, changes) = run(loaded(), &[Ask::Delete { key: b"a".into(), when: When::Always }]);
+        assert_eq!((answers, changes.rev), (vec![Ok(None)], None));
+    }
+
+    #[test]
+    fn each_key_of_an_ended_lease_gets_a_revision() {
+        let rows = ["a", "b"].map(|key| found(key, 1, Some((5, NOW - 1)))).to_vec();
+        let loaded = Loaded { rev: 4, over: vec![5], rows, of_ended: 2, ..Loaded::default() };
+        let (answers, changes) = run(loaded, &[Ask::Sweep]);
+        assert_eq!(answers, [Ok(None)]);
+        assert_eq!(changes.gone, [(5, b"a".to_vec()), (6, b"b".to_vec())]);
+        assert_eq!((changes.removed.len(), changes.ended, changes.due), (2, vec![5], Vec::new()));
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_transaction_is_hidden_at_once() {
+        let lease = Lease { ttl: 50, due: NOW + 50 };
+        let rows = (0..=KEYS).map(|n| found(&format!("{n:05}"), 1, Some((5, NOW + 50)))).collect();
+        let loaded =
+            Loaded { rev: 1, leases: [(5, lease)].into(), rows, of_ended: KEYS + 1, ..Loaded::default() };
+        let asks = [Ask::Revoke { lease: 5 }, Ask::Renew { lease: 5 }];
+        let (answers, changes) = run(loaded, &asks);
+        assert_eq!(answers, [Ok(None), Err(Kind::NotFound)]);
+        assert_eq!((changes.ended, changes.due), (Vec::new(), vec![(5, 0)]));
+        assert_eq!((changes.gone.len(), changes.forget), (KEYS + 1, None));
+    }
+
+    #[test]
+    fn deletions_are_forgotten_now_and_then() {
+        let forget = |rev| run(Loaded { rev, ..Loaded::default() }, &[put("a", When::Always, None)]).1.forget;
+        assert_eq!((forget(999), forget(12_998), forget(12_999)), (None, None, Some(3_000)));
+    }
+}

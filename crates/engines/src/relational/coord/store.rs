@@ -64,7 +64,7 @@ impl Range {
     }
 
     /// What of it comes after `key`.
-    pub(crate) fn from_after(self, key: &[u8]) -> Self {
+    pub(crate) fn beyond(self, key: &[u8]) -> Self {
         let begin = self.begin.clone().max(after(key));
         Self { begin, ..self }
     }
@@ -125,10 +125,10 @@ mod tests {
 
     #[test]
     fn what_comes_after_a_key() {
-        let page = Range::prefix(b"a/").from_after(b"a/b");
+        let page = Range::prefix(b"a/").beyond(b"a/b");
         assert!(!page.has(b"a/b") && page.has(b"a/b/c") && page.has(b"a/b ") && !page.has(b"a/a"));
-        assert!(Range::prefix(b"b").from_after(b"a").has(b"b"));
-        assert!(!Range::prefix(b"a").from_after(b"b").has(b"a"));
+        assert!(Range::prefix(b"b").beyond(b"a").has(b"b"));
+        assert!(!Range::prefix(b"a").beyond(b"b").has(b"a"));
         assert!(Range::one(b"a").has(b"a") && !Range::one(b"a").has(b"a ") && !Range::one(b"a").has(b"A"));
     }
 }
