@@ -1,4 +1,4 @@
-//! What the bus does on any relational database, free of drivers.
+//! What the bus and [coordination](coord) do on any relational database, free of drivers.
 //!
 //! # The schema in words
 //! Every table is named `lp_*`, so it can live in a user's database beside their own.

@@ -21,7 +21,7 @@ const MAX_PREFIX: usize = 100;
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `timeout` | `10s` | the longest one request waits for the server, at least 100 ms |
-/// | `prefix` | empty | put before every topic name stored, so that several buses share a database |
+/// | `prefix` | empty | put before every topic's name and every key stored, so that several share a database |
 /// | `schema` | `public` | PostgreSQL: the schema of the tables, created if missing |
 /// | `pool` | `8` | the most connections at once, 4 to 1,000; PostgreSQL takes one more to listen |
 /// | `poll` | `500ms` PostgreSQL, `25ms` MySQL | how often to look for commits of other processes while somebody waits |

@@ -12,6 +12,11 @@
 //! reads payloads beside the writer and notices the commits of other processes. Two handles on one file, in one
 //! process or in several, are equals.
 //!
+//! # Coordination
+//! Keys, leases and deletions are in tables of their own, by the protocol of [`crate::relational::coord`]. Changes of keys
+//! wait for the disk like messages; leases don't, since who holds one dies with the host. Watches learn of commits of
+//! their own process at once, and of others' by the reader thread. A value is at most 8 MiB.
+//!
 //! # Limits of the engine
 //! * A process that is frozen (`SIGSTOP`, a suspended machine) in the middle of a transaction keeps the file's write
 //!   lock: others answer `Unavailable` until it goes on or is killed. Transactions last a few milliseconds at most.
