@@ -26,7 +26,8 @@ use crate::{Error, Kind, Result, Retry};
 /// * The engine gives it to one at a time, in the order of asking. Who holds it, holds it until it is released or the
 ///   session's lease ends; who died, waiting or holding, is skipped when its lease has ended.
 /// * [`LockGuard::token`] is larger than that of every holder before. That is what keeps a holder out that was frozen past its
-///   lease and doesn't know: no lock on a lease can, but the place that is written to can, by refusing smaller tokens.
+///   lease and doesn't know: no lock on a lease can, but the place that is written to can, by refusing smaller tokens
+///   (see [`fence`](super::fence)).
 /// * Nobody releases it for another: a guard removes its own key only.
 /// * Who stops waiting leaves nothing behind. A release wakes one waiter.
 /// * Not re-entrant by name: asking again while holding it waits for oneself. [`LockGuard::reenter`] is the way.

@@ -3,8 +3,10 @@
 //! [`Coord`] is the handle. [`CoordEngine`] and [`Watch`] are what an engine implements, and carry the contract.
 
 mod call;
+mod config;
 mod election;
 mod engine;
+pub mod fence;
 mod follow;
 mod handle;
 mod known;
@@ -18,6 +20,7 @@ mod session;
 #[cfg(test)]
 mod testing;
 
+pub use config::{Config, Live, Setting};
 pub use election::{Election, Leader, Leaders, Leadership};
 pub use engine::*;
 pub use handle::Coord;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use super::{Caps, Coord, CoordEngine, Entry, LeaseId, MemoryCoord, Rev, Watched, When};
+use super::{Caps, Change, Coord, CoordEngine, Entry, LeaseId, MemoryCoord, Rev, Watch, Watched, When};
 use crate::{Error, Info, Kind, Result};
 
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(super) struct Rigged {
     /// The next calls of this name are applied, but their answers are lost.
     mute: Mutex<BTreeMap<&'static str, u32>>,
     /// Nothing gets through.
-    down: AtomicBool,
+    down: Arc<AtomicBool>,
 }
 
 pub(super) fn rigged() -> (Coord, Arc<Rigged>) {
@@ -26,7 +27,7 @@ pub(super) fn rigged() -> (Coord, Arc<Rigged>) {
         inner: MemoryCoord::new(),
         calls: Mutex::default(),
         mute: Mutex::default(),
-        down: AtomicBool::new(false),
+        down: Arc::default(),
     };
     let engine = Arc::new(engine);
     (Coord::new(engine.clone()), engine)
@@ -125,6 +126,32 @@ impl CoordEngine for Rigged {
 
     async fn watch(&self, prefix: &str) -> Result<Watched> {
         self.begin("watch")?;
-        self.end("watch", self.inner.watch(prefix).await)
+        let Watched { snapshot, changes } = self.inner.watch(prefix).await?;
+        let changes = Box::new(Breakable { changes, down: self.down.clone() });
+        self.end("watch", Ok(Watched { snapshot, changes }))
+    }
+}
+
+/// A watch that fails while nothing gets through, once a second.
+#[derive(Debug)]
+struct Breakable {
+    changes: Box<dyn Watch>,
+    down: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Watch for Breakable {
+    async fn next(&mut self, wait: Duration) -> Result<Vec<Change>> {
+        let end = Instant::now() + wait;
+        loop {
+            let now = Instant::now();
+            let news = self.changes.next(Duration::from_secs(1).min(end - now)).await?;
+            if self.down.load(Ordering::SeqCst) {
+                return Err(unavailable());
+            }
+            if !news.is_empty() || Instant::now() >= end {
+                return Ok(news);
+            }
+        }
     }
 }
