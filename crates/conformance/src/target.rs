@@ -80,6 +80,7 @@ pub(crate) const TARGETS: &[Target] = &[
         url: |place| place.prefixed("redis-cluster"),
         ..EMBEDDED
     },
+    Target { name: "redis-list", server: Some("redis"), url: |place| place.prefixed("redis-list"), ..SERVER },
     Target {
         name: "redis-pubsub",
         server: Some("redis"),

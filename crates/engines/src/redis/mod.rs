@@ -1,4 +1,5 @@
-//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`).
+//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`). Weaker, and understood by
+//! more programs: [`list`] and [`pubsub`].
 //!
 //! # URL
 //! `redis://user:password@host:6379/0`, `redis-cluster://host:port,host:port`; `rediss://` and `rediss-cluster://` are
@@ -28,10 +29,12 @@ mod doctor;
 mod entry;
 mod error;
 mod fetch;
+mod form;
 mod group;
 mod hints;
 mod keys;
 mod link;
+pub mod list;
 mod member;
 mod ordered;
 mod publish;

@@ -12,6 +12,13 @@ macro_rules! scripts {
     };
 }
 
+macro_rules! list_scripts {
+    ($($name:ident = $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Source> = LazyLock::new(|| Source::new(concat!(
+            include_str!("lua/prelude.lua"), include_str!("list/lua/prelude.lua"), include_str!($file))));)*
+    };
+}
+
 scripts! {
     BEAT = "lua/beat.lua",
     DELAY = "lua/delay.lua",
@@ -31,6 +38,17 @@ scripts! {
     SETTLE = "lua/settle.lua",
     STATS = "lua/stats.lua",
     UNMAKE = "lua/unmake.lua",
+}
+
+list_scripts! {
+    LIST_DROP = "list/lua/drop.lua",
+    LIST_FETCH = "list/lua/fetch.lua",
+    LIST_MAKE = "list/lua/make.lua",
+    LIST_OPEN = "list/lua/open.lua",
+    LIST_PUSH = "list/lua/push.lua",
+    LIST_SETTLE = "list/lua/settle.lua",
+    LIST_STATS = "list/lua/stats.lua",
+    LIST_UNMAKE = "list/lua/unmake.lua",
 }
 
 /// A script with its hash.

@@ -6,5 +6,6 @@
 mod doctor;
 mod encrypted;
 mod interop;
+mod lists;
 mod refusals;
 mod server;
