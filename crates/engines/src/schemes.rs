@@ -64,6 +64,7 @@ const BY_MYSQL: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
+    coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });

@@ -24,6 +24,7 @@
 //! * Offsets are made of entry ids (`milliseconds << 20 | sequence`): they rise, and aren't dense.
 
 mod bus;
+pub mod coord;
 mod core;
 mod doctor;
 mod entry;

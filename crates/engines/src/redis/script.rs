@@ -12,10 +12,10 @@ macro_rules! scripts {
     };
 }
 
-macro_rules! list_scripts {
-    ($($name:ident = $file:literal),* $(,)?) => {
+macro_rules! scripts_behind {
+    ($prelude:literal: $($name:ident = $file:literal),* $(,)?) => {
         $(pub(super) static $name: LazyLock<Source> = LazyLock::new(|| Source::new(concat!(
-            include_str!("lua/prelude.lua"), include_str!("list/lua/prelude.lua"), include_str!($file))));)*
+            include_str!("lua/prelude.lua"), include_str!($prelude), include_str!($file))));)*
     };
 }
 
@@ -40,7 +40,7 @@ scripts! {
     UNMAKE = "lua/unmake.lua",
 }
 
-list_scripts! {
+scripts_behind! { "list/lua/prelude.lua":
     LIST_DROP = "list/lua/drop.lua",
     LIST_FETCH = "list/lua/fetch.lua",
     LIST_MAKE = "list/lua/make.lua",
@@ -49,6 +49,18 @@ list_scripts! {
     LIST_SETTLE = "list/lua/settle.lua",
     LIST_STATS = "list/lua/stats.lua",
     LIST_UNMAKE = "list/lua/unmake.lua",
+}
+
+scripts_behind! { "coord/lua/prelude.lua":
+    KEY_DELETE = "coord/lua/delete.lua",
+    KEY_GET = "coord/lua/get.lua",
+    KEY_LIST = "coord/lua/list.lua",
+    KEY_LOOK = "coord/lua/look.lua",
+    KEY_PUT = "coord/lua/put.lua",
+    KEY_TICK = "coord/lua/tick.lua",
+    LEASE_GRANT = "coord/lua/grant.lua",
+    LEASE_RENEW = "coord/lua/renew.lua",
+    LEASE_REVOKE = "coord/lua/revoke.lua",
 }
 
 /// A script with its hash.
