@@ -98,13 +98,26 @@ pub(crate) const TARGETS: &[Target] = &[
         coord: Some(|place| place.database()),
         ..SERVER
     },
-    Target { name: "redis", server: Some("redis"), bus: Some(|place| place.prefixed("redis")), ..SERVER },
+    Target {
+        name: "redis",
+        server: Some("redis"),
+        bus: Some(|place| place.prefixed("redis")),
+        coord: Some(|place| place.prefixed("redis")),
+        ..SERVER
+    },
     Target {
         name: "redis-cluster",
         server: Some("redis-cluster"),
         cluster: Some("redis-cluster"),
         bus: Some(|place| place.prefixed("redis-cluster")),
+        coord: Some(|place| place.prefixed("redis-cluster")),
         ..EMBEDDED
+    },
+    Target {
+        name: "redis-list",
+        server: Some("redis"),
+        bus: Some(|place| place.prefixed("redis-list")),
+        ..SERVER
     },
     Target {
         name: "redis-pubsub",

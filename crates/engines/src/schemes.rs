@@ -22,6 +22,10 @@ pub const REDISS: Scheme = scheme("rediss", "redis", BY_REDIS);
 pub const REDIS_CLUSTER: Scheme = scheme("redis-cluster", "redis", BY_REDIS);
 /// The same, encrypted.
 pub const REDISS_CLUSTER: Scheme = scheme("rediss-cluster", "redis", BY_REDIS);
+/// Redis lists of bare payloads: `redis-list://host:6379`.
+pub const REDIS_LIST: Scheme = scheme("redis-list", "redis", BY_REDIS_LIST);
+/// The same, encrypted.
+pub const REDISS_LIST: Scheme = scheme("rediss-list", "redis", BY_REDIS_LIST);
 /// Redis channels, which keep nothing: `redis-pubsub://host:6379`.
 pub const REDIS_PUBSUB: Scheme = scheme("redis-pubsub", "redis", BY_REDIS_PUBSUB);
 /// The same, encrypted.
@@ -62,11 +66,20 @@ const BY_MYSQL: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
+    coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });
 #[cfg(not(feature = "redis"))]
 const BY_REDIS: Option<Ways> = None;
+#[cfg(feature = "redis")]
+const BY_REDIS_LIST: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::redis::list::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::redis::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "redis"))]
+const BY_REDIS_LIST: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS_PUBSUB: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::pubsub::open(&url).await })),

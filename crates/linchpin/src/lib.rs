@@ -38,6 +38,8 @@ pub const ENGINES: &[Scheme] = &[
     engines::REDISS,
     engines::REDIS_CLUSTER,
     engines::REDISS_CLUSTER,
+    engines::REDIS_LIST,
+    engines::REDISS_LIST,
     engines::REDIS_PUBSUB,
     engines::REDISS_PUBSUB,
     engines::KAFKA,

@@ -1,4 +1,5 @@
-//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`).
+//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`). Weaker, and understood by
+//! more programs: [`list`] and [`pubsub`].
 //!
 //! # URL
 //! `redis://user:password@host:6379/0`, `redis-cluster://host:port,host:port`; `rediss://` and `rediss-cluster://` are
@@ -23,15 +24,18 @@
 //! * Offsets are made of entry ids (`milliseconds << 20 | sequence`): they rise, and aren't dense.
 
 mod bus;
+pub mod coord;
 mod core;
 mod doctor;
 mod entry;
 mod error;
 mod fetch;
+mod form;
 mod group;
 mod hints;
 mod keys;
 mod link;
+pub mod list;
 mod member;
 mod ordered;
 mod publish;
