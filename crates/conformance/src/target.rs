@@ -107,4 +107,12 @@ pub(crate) const TARGETS: &[Target] = &[
         ..EMBEDDED
     },
     Target { name: "nats", server: Some("nats"), bus: Some(|place| place.prefixed("nats")), ..SERVER },
+    Target {
+        name: "etcd",
+        server: Some("etcd"),
+        cluster: Some("etcd-3"),
+        lease: Duration::from_secs(2),
+        coord: Some(|place| place.prefixed("etcd")),
+        ..SERVER
+    },
 ];

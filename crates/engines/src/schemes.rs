@@ -32,6 +32,10 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// etcd: `etcd://user:password@host:2379,host:2379`.
+pub const ETCD: Scheme = scheme("etcd", "etcd", BY_ETCD);
+/// The same, encrypted.
+pub const ETCD_TLS: Scheme = scheme("etcd+tls", "etcd", BY_ETCD);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
@@ -91,3 +95,12 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "etcd")]
+const BY_ETCD: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::etcd::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::etcd::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "etcd"))]
+const BY_ETCD: Option<Ways> = None;
