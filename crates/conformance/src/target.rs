@@ -115,4 +115,11 @@ pub(crate) const TARGETS: &[Target] = &[
         coord: Some(|place| place.prefixed("etcd")),
         ..SERVER
     },
+    Target {
+        name: "consul",
+        server: Some("consul"),
+        lease: Duration::from_secs(10),
+        coord: Some(|place| place.prefixed("consul")),
+        ..SERVER
+    },
 ];

@@ -6,8 +6,11 @@
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
 //! * `etcd` — coordination on etcd.
+//! * `consul` — coordination on Consul.
 //! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
+#[cfg(feature = "consul")]
+pub mod consul;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 #[cfg(feature = "kafka")]
