@@ -132,38 +132,34 @@ impl Http {
 
     /// Asks one agent after another, until one answers or the time is over. An answer may be a refusal.
     pub(super) async fn call(&self, ask: Ask) -> Result<Answer> {
-        let whole = self.timeout + ask.longer;
-        let deadline = Instant::now() + whole;
+        let deadline = Instant::now() + self.timeout + ask.longer;
         let agents = u32::try_from(self.agents.len()).unwrap_or(u32::MAX).max(1);
-        let mut failures = 0_u32;
+        let (mut tries, mut told) = (0_u32, None);
         loop {
             let turn = self.turn.load(Ordering::Relaxed);
             // What may be asked again doesn't spend all its time on one agent.
             let share = Instant::now() + self.timeout / agents + ask.longer;
             let until = if ask.repeatable { deadline.min(share) } else { deadline };
-            let outcome = self.once(turn, &ask, until).await;
+            let outcome = match self.once(turn, &ask, until).await {
+                // That the time was over says less than what used it up.
+                Err(Failure::Late) if ask.repeatable => Err(told.take().unwrap_or(Failure::Late)),
+                outcome => outcome,
+            };
             let again = match &outcome {
                 Ok(answer) => error::leaderless(answer) || (answer.status >= 502 && ask.repeatable),
                 Err(Failure::Connect(_)) => true,
                 Err(_) => ask.repeatable,
             };
-            failures += 1;
-            let pause = if failures.is_multiple_of(agents) {
-                PAUSE * (1 << (failures / agents - 1).min(3))
-            } else {
-                Duration::ZERO
-            };
             if outcome.is_err() || again {
-                let _ = self.turn.compare_exchange(
-                    turn,
-                    turn.wrapping_add(1),
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
+                let next = turn.wrapping_add(1);
+                let _ = self.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
             }
+            tries += 1;
+            let pause = pause(tries, agents);
             if !again || Instant::now() + pause >= deadline {
                 return outcome.map_err(|failure| error::failed(failure, ask.repeatable));
             }
+            told = outcome.err();
             sleep(pause).await;
         }
     }
@@ -196,5 +192,15 @@ impl Http {
             Ok(Answer { status, index, body })
         };
         timeout_at(until, work).await.map_err(|_| Failure::Late)?
+    }
+}
+
+/// None within a round of the agents.
+fn pause(tries: u32, agents: u32) -> Duration {
+    let rounds = tries / agents;
+    if rounds == 0 || !tries.is_multiple_of(agents) {
+        Duration::ZERO
+    } else {
+        PAUSE * (1 << (rounds - 1).min(3))
     }
 }

@@ -17,6 +17,8 @@ use super::shapes::Pair;
 const LONGEST: Duration = Duration::from_secs(300);
 /// Consul forgets at what index a key was deleted after 15 minutes.
 const FRESH: Duration = Duration::from_secs(300);
+/// Longer than any wait.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Debug)]
 pub(super) struct ConsulWatch {
@@ -113,7 +115,7 @@ fn stem(prefix: &str) -> &str {
 #[async_trait]
 impl Watch for ConsulWatch {
     async fn next(&mut self, wait: Duration) -> Result<Vec<Change>> {
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(FOREVER);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let changes = self.look((left * 15 / 16).min(LONGEST)).await.map_err(|e| e.op("watch"))?;

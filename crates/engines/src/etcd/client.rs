@@ -13,7 +13,7 @@ use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::error::{self, Verdict};
@@ -235,12 +235,14 @@ struct Tries<'a> {
     turn: usize,
     failures: usize,
     renewed: bool,
+    /// What the try before failed with.
+    told: Option<Status>,
 }
 
 impl<'a> Tries<'a> {
     fn new(client: &'a Client, method: Method, deadline: Instant) -> Self {
         let turn = client.turn.load(Ordering::Relaxed);
-        Self { client, method, deadline, turn, failures: 0, renewed: false }
+        Self { client, method, deadline, turn, failures: 0, renewed: false, told: None }
     }
 
     /// Which endpoint to ask now.
@@ -269,10 +271,14 @@ impl<'a> Tries<'a> {
             }
             Verdict::Said => false,
         };
+        // That the time was over says less than what used it up.
+        let late = self.method.repeatable && status.code() == Code::DeadlineExceeded;
+        let status = self.told.take().filter(|_| late).unwrap_or(status);
         let pause = self.pause();
         if !again || Instant::now() + pause >= self.deadline {
             return Err(error::map(status, self.method.repeatable));
         }
+        self.told = Some(status);
         sleep(pause).await;
         Ok(())
     }

@@ -25,6 +25,8 @@ use super::{NAME, error};
 const MAX_VALUE: usize = (3 << 19) - (4 << 10);
 /// How many keys one answer has at most.
 const PAGE: usize = 500;
+/// How often a list begins anew because its revision was compacted away between two pages.
+const RELIST: usize = 3;
 /// Between the end of a lease and the deletion of its keys: etcd looks twice a second, and rounds up to seconds.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -85,8 +87,7 @@ impl Reader {
     async fn check_login(&self) -> Result<()> {
         let request = RangeRequest { key: self.space.key("linchpin"), ..RangeRequest::default() };
         match self.client.call::<_, RangeResponse>(RANGE, &request).await {
-            Err(e) if error::is_login(&e) => Err(e),
-            Err(e) if e.kind() != Kind::Denied => Err(e),
+            Err(e) if error::is_login(&e) || e.kind() != Kind::Denied => Err(e),
             _ => Ok(()),
         }
     }
@@ -103,13 +104,14 @@ impl Reader {
             Some(after) if after >= prefix => keys::after(self.space.key(after)),
             _ => first,
         };
-        loop {
-            match self.pages(&first, &end, limit).await {
-                // The revision was compacted away between two pages.
-                Err(e) if e.kind() == Kind::Conflict => {}
-                listed => return listed,
+        let mut listed = self.pages(&first, &end, limit).await;
+        for _ in 0..RELIST {
+            match &listed {
+                Err(e) if error::is_compacted(e) => listed = self.pages(&first, &end, limit).await,
+                _ => break,
             }
         }
+        listed
     }
 
     async fn pages(&self, first: &[u8], end: &[u8], limit: usize) -> Result<(Vec<Entry>, i64)> {

@@ -17,8 +17,10 @@ const AGAIN: &str = "try again; check that a majority of the members is running"
 const CREDENTIALS: &str = "check user and password of the URL";
 const RIGHTS: &str = "grant the user's role read and write on the keys under prefix= of the URL";
 
-/// The remedy of a request without a name, where one is needed.
+/// What is said to a request without a name, where one is needed.
 const LOGIN: &str = "etcd asks who connects";
+/// What is said to a read of what isn't kept any more.
+const COMPACTED: &str = "the revision was compacted away";
 
 /// Why a request failed, as far as trying it again goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +46,8 @@ pub(super) fn verdict(status: &Status) -> Verdict {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::Internal => {
             Verdict::Lost
         }
-        // A broken connection; etcd itself says it of what it has no code for.
-        Code::Unknown if status.source().is_some() => Verdict::Lost,
+        // A broken or closed connection; without a cause etcd itself said it.
+        Code::Unknown | Code::ResourceExhausted if status.source().is_some() => Verdict::Lost,
         _ => Verdict::Said,
     }
 }
@@ -97,9 +99,7 @@ fn said(status: &Status, repeatable: bool) -> Told {
         Code::NotFound if text.contains("lease not found") => {
             (Kind::NotFound, Retry::Never, "the lease has ended", "grant a new one")
         }
-        Code::OutOfRange if text.contains("compacted") => {
-            (Kind::Conflict, SAFE, "the revision was compacted away", "read anew")
-        }
+        Code::OutOfRange if text.contains("compacted") => (Kind::Unavailable, SAFE, COMPACTED, "try again"),
         Code::OutOfRange if text.contains("lease TTL") => {
             (Kind::Invalid, Retry::Never, "the lease is too long", "ask for a shorter one")
         }
@@ -145,6 +145,11 @@ fn too_large() -> Told {
 /// Whether the error says that nobody was named, where somebody must be.
 pub(super) fn is_login(error: &Error) -> bool {
     error.message() == LOGIN
+}
+
+/// Whether the error says that a revision isn't kept any more.
+pub(super) fn is_compacted(error: &Error) -> bool {
+    error.message() == COMPACTED
 }
 
 fn never_connected(status: &Status) -> bool {

@@ -15,6 +15,8 @@ use super::{error, keys};
 
 /// What a lost watch gets to be opened again, however short the wait.
 const REOPEN: Duration = Duration::from_secs(1);
+/// Longer than any wait.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 const DELETED: i32 = 1;
 
 #[derive(Debug)]
@@ -141,7 +143,7 @@ fn refusal(reason: String) -> Status {
 #[async_trait]
 impl Watch for EtcdWatch {
     async fn next(&mut self, wait: Duration) -> Result<Vec<Change>> {
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(FOREVER);
         loop {
             match self.step(deadline).await.map_err(|e: Error| e.op("watch"))? {
                 Some(changes) if changes.is_empty() => {}

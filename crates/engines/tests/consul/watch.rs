@@ -106,7 +106,7 @@ async fn an_outage_is_told_and_the_watch_goes_on_where_it_was() {
     let Watched { mut changes, .. } = coord.watch("w/").await.unwrap();
     let began = Instant::now();
     let error = changes.next(Duration::from_millis(100)).await.unwrap_err();
-    said(&error, Kind::Timeout, "in time");
+    said(&error, Kind::Unavailable, "broke");
     assert!(matches!(error.retry(), Retry::Safe { .. }) && began.elapsed() < SOON, "{error}");
     assert_eq!(told(&changes.next(SOON).await.unwrap()), [("w/a", 12, true)]);
     agent.finish();
