@@ -5,8 +5,14 @@
 //! * `redis` — streams, on one server or over a cluster; channels.
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
+//! * `etcd` — coordination on etcd.
+//! * `consul` — coordination on Consul.
 //! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]

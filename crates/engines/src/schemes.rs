@@ -36,6 +36,14 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// etcd: `etcd://user:password@host:2379,host:2379`.
+pub const ETCD: Scheme = scheme("etcd", "etcd", BY_ETCD);
+/// The same, encrypted.
+pub const ETCD_TLS: Scheme = scheme("etcd+tls", "etcd", BY_ETCD);
+/// Consul: `consul://host:8500,host:8500`.
+pub const CONSUL: Scheme = scheme("consul", "consul", BY_CONSUL);
+/// The same, encrypted.
+pub const CONSUL_TLS: Scheme = scheme("consul+tls", "consul", BY_CONSUL);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
@@ -106,3 +114,21 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "etcd")]
+const BY_ETCD: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::etcd::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::etcd::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "etcd"))]
+const BY_ETCD: Option<Ways> = None;
+
+#[cfg(feature = "consul")]
+const BY_CONSUL: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::consul::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::consul::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "consul"))]
+const BY_CONSUL: Option<Ways> = None;

@@ -45,6 +45,10 @@ pub const ENGINES: &[Scheme] = &[
     engines::KAFKA,
     engines::NATS,
     engines::NATS_TLS,
+    engines::ETCD,
+    engines::ETCD_TLS,
+    engines::CONSUL,
+    engines::CONSUL_TLS,
 ];
 
 /// Opening a handle by URL. The URL is the whole configuration.
