@@ -36,6 +36,7 @@ pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::sqlite::ids(url))),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
     ..Ways::NONE
 });
@@ -45,6 +46,7 @@ const BY_SQLITE: Option<Ways> = None;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 const BY_SQL: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::sql::ids(url))),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
     ..Ways::NONE
 });
@@ -60,6 +62,7 @@ const BY_MYSQL: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::redis::ids(url))),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });

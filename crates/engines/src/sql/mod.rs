@@ -29,18 +29,21 @@
 //!   MySQL. `linchpin doctor` tells.
 
 mod append;
+mod auto;
 mod bus;
 mod chores;
 mod claim;
 mod clock;
 mod conn;
 mod core;
+mod counters;
 mod dialect;
 mod doctor;
 mod error;
 mod fetch;
 mod group;
 mod headers;
+mod ids;
 mod lane;
 mod lease;
 mod message;
@@ -65,10 +68,12 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqlBus;
 pub use self::doctor::examine;
+pub use self::ids::SqlIds;
 pub use self::url::Config;
 
 /// Opens the bus in the database that `url` names, creating the tables if need be.
@@ -79,4 +84,12 @@ pub use self::url::Config;
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = SqlBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens the counters in the database that `url` names. See [`IdOptions`](crate::relational::IdOptions).
+///
+/// # Errors
+/// Those of [`open`]; `NotFound` for a missing table or sequence unless the URL says `create=true`.
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(SqlIds::open(&url).await?))
 }

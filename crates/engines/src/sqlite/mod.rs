@@ -29,6 +29,7 @@ mod doctor;
 mod error;
 mod fetch;
 mod group;
+mod ids;
 mod lease;
 mod message;
 mod reader;
@@ -47,10 +48,12 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqliteBus;
 pub use self::doctor::examine;
+pub use self::ids::SqliteIds;
 pub use self::sink::SqliteSink;
 pub use self::url::{Config, Sync};
 
@@ -65,4 +68,12 @@ pub const NAME: &str = "sqlite";
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = SqliteBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens the counters in the file that `url` names. See [`IdOptions`](crate::relational::IdOptions).
+///
+/// # Errors
+/// Those of [`open`]; `NotFound` for a missing file or table unless the URL says `create=true`.
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(SqliteIds::open(&url).await?))
 }
