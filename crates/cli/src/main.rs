@@ -3,6 +3,7 @@
 #[cfg(feature = "sqlite")]
 mod demo;
 mod doctor;
+mod id;
 mod out;
 mod topic;
 
@@ -30,6 +31,12 @@ enum Command {
     /// Create, list, fill, read and clear topics
     #[command(subcommand)]
     Topic(topic::Command),
+    /// Print new ids, and show what ids are made of
+    #[command(subcommand)]
+    Id(id::Command),
+    /// Give out ids to programs in other languages
+    #[command(subcommand)]
+    Ids(id::Source),
     /// Tell what is wrong with engines
     Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
@@ -57,6 +64,8 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Topic(command) => topic::run(command, cli.json).await,
+        Command::Id(command) => id::run(command, cli.json).await.map(|()| ExitCode::SUCCESS),
+        Command::Ids(command) => id::source(command, cli.json).await.map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,
