@@ -58,7 +58,7 @@ Of a counter each run takes a segment and loses what it doesn't print.";
 
 const PARSE: &str = "\
 Examples:
-  linchpin id parse snowflake:// 1128512094236168192
+  linchpin id parse snowflake:// 1130593418632916992
   linchpin id parse 'snowflake://?epoch=0&worker_bits=10&datacenter_bits=0' 7209600123456789
   linchpin id parse uuid:// 018f3c1e-7b1a-7cc3-98c4-dc0c0c07398f";
 

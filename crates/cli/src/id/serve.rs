@@ -117,8 +117,9 @@ async fn segment(State(sources): State<Arc<Sources>>, Path(biz_type): Path<Strin
     for ids in &sources.counters {
         match ids.segment(&biz_type, None).await {
             Ok(segment) => {
-                let body = json!({ "biz_type": biz_type, "min_id": segment.first, "max_id": segment.last });
-                return answer(StatusCode::OK, body.to_string());
+                let (name, [min, max]) = (json!(biz_type), [segment.first, segment.last]);
+                let body = format!("{{\"biz_type\":{name},\"min_id\":{min},\"max_id\":{max}}}");
+                return answer(StatusCode::OK, body);
             }
             Err(e) if e.kind() == Kind::NotFound => error = e,
             Err(e) => return refusal(&e),
