@@ -49,6 +49,7 @@ pub const CONSUL_TLS: Scheme = scheme("consul+tls", "consul", BY_CONSUL);
 const BY_SQLITE: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sqlite::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sqlite::ids(url))),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
     ..Ways::NONE
 });
@@ -59,6 +60,7 @@ const BY_SQLITE: Option<Ways> = None;
 const BY_SQL: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sql::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sql::ids(url))),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
     ..Ways::NONE
 });
@@ -75,6 +77,7 @@ const BY_MYSQL: Option<Ways> = None;
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::redis::ids(url))),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });

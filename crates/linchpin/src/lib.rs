@@ -21,7 +21,7 @@ use std::future::Future;
 
 pub use linchpin_core::bus::{self, Bus, TopicOptions};
 pub use linchpin_core::coord::{self, Coord};
-pub use linchpin_core::id;
+pub use linchpin_core::id::{self, Ids};
 pub use linchpin_core::{
     Error, Finding, Kind, Result, Retry, Scheme, Status, Timestamp, error, pipe, retry, telemetry, time, url,
 };
@@ -67,6 +67,12 @@ impl Open for Bus {
 }
 
 impl Open for Coord {
+    async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, ENGINES).await
+    }
+}
+
+impl Open for Ids {
     async fn open(url: &str) -> Result<Self> {
         Self::open_with(url, ENGINES).await
     }

@@ -45,6 +45,7 @@
 //!   MySQL. `linchpin doctor` tells.
 
 mod append;
+mod auto;
 mod bus;
 mod chores;
 mod claim;
@@ -52,12 +53,14 @@ mod clock;
 mod conn;
 mod coord;
 mod core;
+mod counters;
 mod dialect;
 mod doctor;
 mod error;
 mod fetch;
 mod group;
 mod headers;
+mod ids;
 mod lane;
 mod lease;
 mod message;
@@ -83,10 +86,12 @@ use std::sync::Arc;
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
 use linchpin_core::coord::CoordEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqlBus;
 pub use self::doctor::examine;
+pub use self::ids::SqlIds;
 pub use self::url::Config;
 
 /// Opens the bus in the database that `url` names, creating the tables if need be.
@@ -105,4 +110,12 @@ pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
 /// Those of [`open`].
 pub async fn open_coord(url: &EngineUrl) -> Result<Arc<dyn CoordEngine>> {
     coord::open(Config::from_url(url)?).await
+}
+
+/// Opens the counters in the database that `url` names. See [`IdOptions`](crate::relational::IdOptions).
+///
+/// # Errors
+/// Those of [`open`]; `NotFound` for a missing table or sequence unless the URL says `create=true`.
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(SqlIds::open(&url).await?))
 }
