@@ -5,6 +5,7 @@
 //! * `redis` — streams, on one server or over a cluster; channels.
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
+//! * `zookeeper` — coordination on ZooKeeper.
 //! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
 #[cfg(feature = "kafka")]
@@ -20,5 +21,7 @@ mod schemes;
 pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use schemes::*;

@@ -32,6 +32,10 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// ZooKeeper: `zookeeper://host:2181,host:2181/path`.
+pub const ZOOKEEPER: Scheme = scheme("zookeeper", "zookeeper", BY_ZOOKEEPER);
+/// The same, encrypted.
+pub const ZOOKEEPER_TLS: Scheme = scheme("zookeeper+tls", "zookeeper", BY_ZOOKEEPER);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
@@ -91,3 +95,12 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "zookeeper")]
+const BY_ZOOKEEPER: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::zookeeper::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::zookeeper::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "zookeeper"))]
+const BY_ZOOKEEPER: Option<Ways> = None;
