@@ -107,4 +107,11 @@ pub(crate) const TARGETS: &[Target] = &[
         ..EMBEDDED
     },
     Target { name: "nats", server: Some("nats"), bus: Some(|place| place.prefixed("nats")), ..SERVER },
+    Target {
+        name: "zookeeper",
+        server: Some("zookeeper"),
+        cluster: Some("zookeeper-3"),
+        coord: Some(|place| format!("{}/{}", place.server, place.cell)),
+        ..SERVER
+    },
 ];

@@ -20,7 +20,7 @@ use super::{NAME, error};
 /// A server that leaves a request unanswered for so long is given up for another.
 const SILENCE: Duration = Duration::from_secs(4);
 /// The pause after none of the servers could be reached.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Connections for leases at a time.

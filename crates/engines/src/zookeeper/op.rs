@@ -223,6 +223,11 @@ pub(super) fn answers(mut body: Bytes) -> Result<Vec<Said>> {
                 (body.text()?, body.stat()?);
                 Said::Done
             }
+            // Before 3.8.2, a node's making is answered without what it is.
+            1 => {
+                body.text()?;
+                Said::Done
+            }
             2 | 13 => Said::Done,
             _ => return Err(error::garbled()),
         });
