@@ -220,7 +220,8 @@ pub(super) fn answers(mut body: Bytes) -> Result<Vec<Said>> {
             }
             8 => Said::Children(body.texts()?),
             15 | 19 => {
-                (body.text()?, body.stat()?);
+                body.text()?;
+                body.stat()?;
                 Said::Done
             }
             // Before 3.8.2, a node's making is answered without what it is.
