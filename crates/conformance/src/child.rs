@@ -46,9 +46,13 @@ impl Child {
 
     /// Its next event; `None` once it is dead and everything it said was read.
     pub(crate) async fn event(&mut self) -> Option<Event> {
-        let line = tokio::time::timeout(PATIENCE, self.stdout.next_line()).await;
+        tokio::time::timeout(PATIENCE, self.long_event()).await.expect("the child is silent")
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn long_event(&mut self) -> Option<Event> {
         // A line cut short by a kill wasn't said.
-        serde_json::from_str(&line.expect("the child is silent").unwrap()?).ok()
+        serde_json::from_str(&self.stdout.next_line().await.unwrap()?).ok()
     }
 
     /// Tells it what to do and waits for its answer.

@@ -81,6 +81,25 @@ pub enum CoordCommand {
         /// For at most so long.
         wait_ms: u64,
     },
+    /// Take a session and the lock, and keep both: [`Event::Held`].
+    Lock {
+        /// The lock.
+        name: String,
+        /// How long the session's lease is, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Whether the lock is still held: [`Event::Done`] or [`Event::Failed`].
+    IsHeld,
+    /// Take the lock and release it, as often as said, with new sessions where they are lost: an [`Event::Held`] for each
+    /// time, then [`Event::Done`].
+    Contend {
+        /// The lock.
+        name: String,
+        /// How often.
+        rounds: u64,
+        /// How long the session's lease is, in milliseconds.
+        ttl_ms: u64,
+    },
     /// Add one to a number by compare-and-set, as often as said: [`Event::Done`].
     Increment {
         /// The key of the number.
@@ -108,11 +127,24 @@ pub enum Event {
     Stored(Vec<(u64, u32, Option<u64>)>),
     /// Messages in a topic, keys under a prefix, or changes.
     Holds(u64),
+    /// A lock was held.
+    Held(Held),
     /// A key was written.
     Written {
         /// The revision.
         rev: u64,
     },
+}
+
+/// A time for which a lock was surely held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The fencing token.
+    pub token: u64,
+    /// From when, in nanoseconds of the machine's monotonic clock.
+    pub from_ns: i64,
+    /// Until when.
+    pub until_ns: i64,
 }
 
 /// A delivery, as far as cases look at it.

@@ -22,6 +22,15 @@ pub const REDELIVERED: &str = "linchpin_bus_redelivered_total";
 /// Deliveries settled, by `topic`, `group` and `outcome` (`ack`, `nack`, `dead`).
 pub const SETTLED: &str = "linchpin_bus_settled_total";
 
+/// Sessions that were lost: their lease ended, or couldn't be renewed in time.
+pub const SESSIONS_LOST: &str = "linchpin_coord_sessions_lost_total";
+/// Locks, permits and leaderships acquired, by `kind` (`lock`, `read`, `write`, `permit`, `leadership`).
+pub const ACQUIRED: &str = "linchpin_coord_acquired_total";
+/// How long acquiring took, in seconds, by `kind`.
+pub const ACQUIRE_SECONDS: &str = "linchpin_coord_acquire_seconds";
+/// Calls of keys by hand, by `op` (`get`, `list`, `put`, `delete`, `watch`) and `outcome` (`ok`, `conflict`, `error`).
+pub const COORD_CALLS: &str = "linchpin_coord_calls_total";
+
 tokio::task_local! {
     static CURRENT: TraceContext;
 }

@@ -11,9 +11,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use linchpin::bus::{Bus, Message, PublishOptions, Receipt, Settle, Subscription};
-use linchpin::coord::{Coord, LeaseId, When};
+use linchpin::coord::{Coord, LeaseId, LockGuard, Session, When};
 use linchpin::{Error, Kind, Open};
-use linchpin_conformance::protocol::{Command, CoordCommand, Event, join_options};
+use linchpin_conformance::protocol::{Command, CoordCommand, Event, Held, join_options};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::main]
@@ -26,7 +28,7 @@ async fn main() {
             obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
         }
         "coord" => {
-            let mut child = CoordChild { coord: Coord::open(&url).await.unwrap(), lease: None };
+            let mut child = CoordChild { coord: Coord::open(&url).await.unwrap(), lease: None, lock: None };
             obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
         }
         other => panic!("no child plays {other}"),
@@ -110,6 +112,12 @@ impl Child {
 struct CoordChild {
     coord: Coord,
     lease: Option<LeaseId>,
+    lock: Option<LockGuard>,
+}
+
+/// The machine's monotonic clock, the same in every process.
+fn now_ns() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().num_nanoseconds()
 }
 
 impl CoordChild {
@@ -127,6 +135,24 @@ impl CoordChild {
                 say(&Event::Holds(watched.snapshot.len() as u64));
                 let changes = watched.changes.next(Duration::from_millis(wait_ms)).await?;
                 Ok(Event::Holds(changes.len() as u64))
+            }
+            CoordCommand::Lock { name, ttl_ms } => {
+                let session = self.coord.session(Duration::from_millis(ttl_ms)).await?;
+                let guard = session.lock(&name).acquire().await?;
+                let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
+                self.lock = Some(guard);
+                Ok(Event::Held(held))
+            }
+            CoordCommand::IsHeld => {
+                let guard = self.lock.as_ref().expect("told to lock first");
+                guard.reenter().map(|_| Event::Done)
+            }
+            CoordCommand::Contend { name, rounds, ttl_ms } => {
+                let mut session = None;
+                for _ in 0..rounds {
+                    self.take_a_turn(&name, Duration::from_millis(ttl_ms), &mut session).await;
+                }
+                Ok(Event::Done)
             }
             CoordCommand::Increment { key, times } => {
                 for _ in 0..times {
@@ -152,6 +178,34 @@ impl CoordChild {
             }
         });
         Ok(Event::Written { rev: rev.0 })
+    }
+
+    /// Until it has held the lock once, and surely held it.
+    async fn take_a_turn(&self, name: &str, ttl: Duration, session: &mut Option<Session>) {
+        loop {
+            let alive = match session.take().filter(Session::is_alive) {
+                Some(alive) => Ok(alive),
+                None => self.coord.session(ttl).await,
+            };
+            let held = match &alive {
+                Ok(alive) => alive.lock(name).acquire().await,
+                Err(error) => Err(error.clone()),
+            };
+            *session = alive.ok();
+            let Ok(guard) = held else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let from_ns = now_ns();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let (until_ns, token) = (now_ns(), guard.token().0);
+            // Asked after the clock: had it been lost before, this would say so.
+            let surely = guard.is_held();
+            let _ = guard.release().await;
+            if surely {
+                return say(&Event::Held(Held { token, from_ns, until_ns }));
+            }
+        }
     }
 
     async fn increment(&self, key: &str) -> Result<(), Error> {

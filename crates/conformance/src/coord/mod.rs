@@ -4,9 +4,11 @@ pub(crate) mod absent;
 mod broken;
 mod keys;
 mod leases;
+mod locks;
 mod outage;
 mod processes;
 mod races;
+mod recipes;
 mod tools;
 mod watches;
 
@@ -58,6 +60,23 @@ pub(crate) const CASES: &[Case] = cases! {
     watches::a_cancelled_wait_loses_no_change => Race []
     watches::ten_thousand_changes_leave_no_hole => Race []
     watches::fifty_watchers_see_the_same => Race []
+
+    locks::a_lock_is_passed_on_in_the_order_of_asking => Race []
+    locks::trying_and_waiting_at_most_leave_nothing => Timing []
+    locks::cancelled_waiters_leave_nothing => Race []
+    locks::many_contend_and_never_two_hold => Race []
+    locks::nobody_releases_what_another_holds => Timing []
+    locks::a_killed_holder_is_followed => Fault [Shared]
+    locks::a_frozen_holder_is_told_that_it_lost => Fault [Shared]
+    recipes::an_acquire_whose_answer_was_lost_holds_once => Basic []
+    recipes::readers_share_and_writers_exclude => Race []
+    recipes::a_semaphore_gives_no_more_than_its_permits => Race []
+    recipes::an_election_has_one_leader_at_a_time => Timing []
+
+    locks::twenty_processes_contend => Race [Shared]
+    locks::twenty_processes_contend_while_the_server_dies => Outage [Durable]
+    locks::a_holder_is_told_before_a_silent_server_can_pass_it_on => Outage [Durable]
+    locks::twenty_processes_contend_while_leaders_are_lost => Failover [Durable Failover]
 
     processes::keys_and_revisions_survive_a_restart => Fault [Durable]
     processes::another_process_sees_and_is_woken => Timing [Shared]

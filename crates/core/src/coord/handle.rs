@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Mutex;
 
-use super::{Caps, CoordEngine, Entry, Rev, Watched, When};
+use super::queue;
+use super::{Caps, CoordEngine, DEFAULT_TTL, Entry, Rev, Session, Watched, When};
 use crate::scheme::{self, Scheme};
 use crate::url::EngineUrl;
 use crate::{Info, Result};
@@ -29,6 +31,8 @@ use crate::{Info, Result};
 #[derive(Clone)]
 pub struct Coord {
     engine: Arc<dyn CoordEngine>,
+    /// Begun when first asked for, and again after it was lost.
+    session: Arc<Mutex<Option<Session>>>,
 }
 
 impl fmt::Debug for Coord {
@@ -40,7 +44,20 @@ impl fmt::Debug for Coord {
 impl Coord {
     /// Coordination on this engine.
     pub fn new(engine: Arc<dyn CoordEngine>) -> Self {
-        Self { engine }
+        Self { engine, session: Arc::default() }
+    }
+
+    /// The session that is shared by what is asked of this handle and its clones without naming one. Its time is
+    /// [`DEFAULT_TTL`], or the engine's shortest if that is longer.
+    pub(super) async fn shared_session(&self) -> Result<Session> {
+        let mut shared = self.session.lock().await;
+        match shared.as_ref().filter(|session| session.is_alive()) {
+            Some(session) => Ok(session.clone()),
+            None => {
+                let session = self.session(DEFAULT_TTL.max(self.caps().min_ttl)).await?;
+                Ok(shared.insert(session).clone())
+            }
+        }
     }
 
     /// Opens `url` with the engine that `schemes` names for it.
@@ -83,17 +100,7 @@ impl Coord {
     /// # Errors
     /// What the engine says.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        const PAGE: usize = 1000;
-        let mut all: Vec<Entry> = Vec::new();
-        loop {
-            let after = all.last().map(|entry| entry.key.clone());
-            let page = self.engine.list(prefix, after.as_deref(), PAGE).await?;
-            let full = page.len() >= PAGE;
-            all.extend(page);
-            if !full {
-                return Ok(all);
-            }
-        }
+        queue::list(self.engine.as_ref(), prefix).await
     }
 
     /// Writes the key for good, under a condition. The answer is the revision of this write.

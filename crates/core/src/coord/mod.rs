@@ -2,14 +2,32 @@
 //!
 //! [`Coord`] is the handle. [`CoordEngine`] and [`Watch`] are what an engine implements, and carry the contract.
 
+mod call;
+mod config;
+mod election;
 mod engine;
+pub mod fence;
+mod follow;
 mod handle;
 mod known;
+mod lock;
 mod memory;
 mod name;
+mod queue;
+mod rwlock;
+mod semaphore;
+mod session;
+#[cfg(test)]
+mod testing;
 
+pub use config::{Config, Live, Setting};
+pub use election::{Election, Leader, Leaders, Leadership};
 pub use engine::*;
 pub use handle::Coord;
 pub use known::Known;
+pub use lock::{Lock, LockGuard};
 pub use memory::MemoryCoord;
 pub use name::{MAX_KEY, check_key, check_ttl, check_value};
+pub use rwlock::RwLock;
+pub use semaphore::Semaphore;
+pub use session::{DEFAULT_TTL, Session};

@@ -50,3 +50,21 @@ pub fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
     Err(Error::new(Kind::Invalid, format!("a lease of {ttl}"))
         .help(format!("the engine's shortest is {min}: ask for that or more")))
 }
+
+/// Begins the last segment of keys that are made up here, so that `orders` and `orders/42` don't mix.
+const OWN: char = '~';
+
+/// What all keys of `name` begin with, by kind: `lock/orders/42/~`. No key of another name begins with it.
+///
+/// # Errors
+/// [`Kind::Invalid`] for a name that makes no key, or has a segment that begins with `~`.
+pub(super) fn own_keys(kind: &str, name: &str) -> Result<String> {
+    if name.split('/').any(|segment| segment.starts_with(OWN)) {
+        return Err(Error::new(Kind::Invalid, format!("{name:?} has a segment that begins with '{OWN}'"))
+            .help("choose another name: such segments are for keys that are made up"));
+    }
+    let prefix = format!("{kind}/{name}/{OWN}");
+    // The longest that follows is a UUID with its dashes.
+    let longest = format!("{prefix}{:36}", "").replace(' ', "0");
+    check_key(&longest).map(|()| prefix)
+}

@@ -120,6 +120,8 @@ pub(super) struct Core {
 impl Core {
     /// Connects, creates the tables if need be, and starts the tasks.
     pub(super) async fn open(config: Config) -> Result<Arc<Self>> {
+        crate::pem::check(config.tls_ca.as_deref(), config.tls_cert.as_deref(), config.tls_key.as_deref())
+            .map_err(|e| e.engine(config.dialect.name()).op("open"))?;
         let config = Arc::new(config);
         let clock = Arc::new(DatabaseClock::new());
         let session = || Session::new(config.clone(), clock.clone());
