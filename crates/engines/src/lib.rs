@@ -12,7 +12,13 @@
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
-#[cfg(any(feature = "redis", feature = "nats", feature = "mysql", feature = "postgres"))]
+#[cfg(any(
+    feature = "redis",
+    feature = "nats",
+    feature = "zookeeper",
+    feature = "mysql",
+    feature = "postgres"
+))]
 mod pem;
 #[cfg(feature = "redis")]
 pub mod redis;

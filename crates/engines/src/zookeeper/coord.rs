@@ -120,14 +120,21 @@ impl CoordEngine for ZooKeeperCoord {
         let putting = async {
             let Some(id) = lease else {
                 let conn = self.link.conn().await?;
-                let write = Write::new(&self.link, &conn, key);
-                return self.link.in_time(true, write.put(&value, when, 0)).await;
+                return Write::new(&self.link, &conn, key).put(&value, when, 0).await;
             };
             let lease = self.leases.conn(&self.link, id).await?;
-            let write = Write::new(&self.link, &lease.conn, key);
-            self.link.in_time(true, write.put(&value, when, lease.conn.session.id)).await
+            let session = lease.conn.session.id;
+            let put = Write::new(&self.link, &lease.conn, key).put(&value, when, session).await;
+            match put {
+                // The connection may have gone with the session: then the key isn't there, whether it was for a while or not.
+                Err(e) if e.kind() == Kind::Unavailable => match self.leases.renew(&self.link, id).await {
+                    Err(ended) if ended.kind() == Kind::NotFound => Err(ended),
+                    _ => Err(e),
+                },
+                put => put,
+            }
         };
-        putting.await.map_err(named("put"))
+        self.link.in_time(true, putting).await.map_err(named("put"))
     }
 
     async fn delete(&self, key: &str, when: When) -> Result<bool> {
@@ -137,9 +144,11 @@ impl CoordEngine for ZooKeeperCoord {
                 .engine(NAME)
                 .op("delete"));
         }
-        let conn = self.link.conn().await.map_err(named("delete"))?;
-        let write = Write::new(&self.link, &conn, key);
-        self.link.in_time(true, write.delete(when)).await.map_err(named("delete"))
+        let deleting = async {
+            let conn = self.link.conn().await?;
+            Write::new(&self.link, &conn, key).delete(when).await
+        };
+        self.link.in_time(true, deleting).await.map_err(named("delete"))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::error;
 use super::url::Config;
+use crate::pem::{CERTIFICATE, PRIVATE_KEY, pem};
 
 /// How connections are encrypted.
 #[derive(Clone)]
@@ -42,9 +43,9 @@ impl Tls {
         let client = match &config.tls_identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
-                let unreadable = format!("{} has no key", key.display());
-                let secret =
-                    PrivateKeyDer::from_pem_file(key).map_err(|e| error::tls(unreadable).source(e))?;
+                let unreadable = format!("{} can't be read", key.display());
+                let secret = PrivateKeyDer::from_pem_slice(&pem(key, PRIVATE_KEY)?)
+                    .map_err(|e| error::tls(unreadable).source(e))?;
                 let unusable = format!("{} and {} don't go together", cert.display(), key.display());
                 let certs = certificates(cert)?;
                 builder.with_client_auth_cert(certs, secret).map_err(|e| error::tls(unusable).source(e))?
@@ -77,11 +78,6 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let unreadable = || format!("{} can't be read", file.display());
-    let all = CertificateDer::pem_file_iter(file).map_err(|e| error::tls(unreadable()).source(e))?;
-    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|e| error::tls(unreadable()).source(e))?;
-    if all.is_empty() {
-        return Err(error::tls(format!("{} has no certificate", file.display())));
-    }
-    Ok(all)
+    let unreadable = |e| error::tls(format!("{} can't be read", file.display())).source(e);
+    CertificateDer::pem_slice_iter(&pem(file, CERTIFICATE)?).collect::<Result<_, _>>().map_err(unreadable)
 }
