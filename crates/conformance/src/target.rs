@@ -75,16 +75,29 @@ pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "sqlite",
         bus: Some(|place| format!("sqlite://{}/bus.db", place.dir.display())),
+        coord: Some(|place| format!("sqlite://{}/coord.db", place.dir.display())),
         ..EMBEDDED
     },
-    Target { name: "sqlite-memory", bus: Some(|_| "sqlite::memory:".to_owned()), ..EMBEDDED },
+    Target {
+        name: "sqlite-memory",
+        bus: Some(|_| "sqlite::memory:".to_owned()),
+        coord: Some(|_| "sqlite::memory:".to_owned()),
+        ..EMBEDDED
+    },
     Target {
         name: "postgres",
         server: Some("postgres"),
         bus: Some(|place| place.with("postgres", &format!("schema={}", place.cell))),
+        coord: Some(|place| place.with("postgres", &format!("schema={}", place.cell))),
         ..SERVER
     },
-    Target { name: "mysql", server: Some("mariadb"), bus: Some(|place| place.database()), ..SERVER },
+    Target {
+        name: "mysql",
+        server: Some("mariadb"),
+        bus: Some(|place| place.database()),
+        coord: Some(|place| place.database()),
+        ..SERVER
+    },
     Target { name: "redis", server: Some("redis"), bus: Some(|place| place.prefixed("redis")), ..SERVER },
     Target {
         name: "redis-cluster",

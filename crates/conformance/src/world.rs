@@ -123,8 +123,11 @@ impl Space {
         self.ground.server()
     }
 
-    /// Another handle, with connections of its own.
+    /// Another handle, with connections of its own; the same one where handles share nothing.
     pub(crate) async fn other(&self) -> Coord {
+        if !self.coord.caps().shared {
+            return self.coord.clone();
+        }
         (self.wrap)(Coord::open(&self.ground.url).await.unwrap())
     }
 
