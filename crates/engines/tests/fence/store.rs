@@ -82,7 +82,7 @@ impl Store {
             Self::MySql(pool) => sqlx::query_as(READ).fetch_one(pool).await.unwrap(),
             Self::Redis(connection) => {
                 let mut connection = connection.clone();
-                let (fenced, fence) = connection.hget("stock", &["amount", "fence"]).await.unwrap();
+                let (fenced, fence) = connection.hmget("stock", &["amount", "fence"]).await.unwrap();
                 (fenced, connection.hget("unfenced", "amount").await.unwrap(), fence)
             }
         };
