@@ -148,4 +148,11 @@ pub(crate) const TARGETS: &[Target] = &[
         coord: Some(|place| place.prefixed("consul")),
         ..SERVER
     },
+    Target {
+        name: "zookeeper",
+        server: Some("zookeeper"),
+        cluster: Some("zookeeper-3"),
+        coord: Some(|place| format!("{}/{}", place.server, place.cell)),
+        ..SERVER
+    },
 ];

@@ -44,6 +44,10 @@ pub const ETCD_TLS: Scheme = scheme("etcd+tls", "etcd", BY_ETCD);
 pub const CONSUL: Scheme = scheme("consul", "consul", BY_CONSUL);
 /// The same, encrypted.
 pub const CONSUL_TLS: Scheme = scheme("consul+tls", "consul", BY_CONSUL);
+/// ZooKeeper: `zookeeper://host:2181,host:2181/path`.
+pub const ZOOKEEPER: Scheme = scheme("zookeeper", "zookeeper", BY_ZOOKEEPER);
+/// The same, encrypted.
+pub const ZOOKEEPER_TLS: Scheme = scheme("zookeeper+tls", "zookeeper", BY_ZOOKEEPER);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
@@ -135,3 +139,12 @@ const BY_CONSUL: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "consul"))]
 const BY_CONSUL: Option<Ways> = None;
+
+#[cfg(feature = "zookeeper")]
+const BY_ZOOKEEPER: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::zookeeper::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::zookeeper::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "zookeeper"))]
+const BY_ZOOKEEPER: Option<Ways> = None;

@@ -49,6 +49,8 @@ pub const ENGINES: &[Scheme] = &[
     engines::ETCD_TLS,
     engines::CONSUL,
     engines::CONSUL_TLS,
+    engines::ZOOKEEPER,
+    engines::ZOOKEEPER_TLS,
 ];
 
 /// Opening a handle by URL. The URL is the whole configuration.
