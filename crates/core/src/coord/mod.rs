@@ -1,6 +1,12 @@
 //! Coordination: keys with revisions, leases and watches, and what is built on them, the same on every engine.
 //!
-//! [`Coord`] is the handle. [`CoordEngine`] and [`Watch`] are what an engine implements, and carry the contract.
+//! [`Coord`] is the handle. [`CoordEngine`] and [`Watch`] are what an engine implements, and carry the contract. Everything else is
+//! written once, on top of them:
+//!
+//! * [`Session`] — a lease kept alive, which tells of its loss in time.
+//! * [`Lock`], [`RwLock`], [`Semaphore`], [`Election`] — lines of keys under a session; [`fence`] is what their tokens are for.
+//! * [`Config`] — typed values that change live.
+//! * [`Registration`] and [`Endpoints`] — instances of services, and whom to call next ([`Balance`]).
 
 mod balance;
 mod call;
