@@ -58,6 +58,26 @@ fn the_squares_add_up_and_every_worker_ends() {
 }
 
 #[test]
+fn a_room_is_booked_once_and_the_other_is_told() {
+    everywhere(env!("CARGO_BIN_EXE_room_booking"), |text| {
+        assert_eq!((count(text, "the room is mine"), count(text, "sorry, ")), (1, 1), "{text}");
+        let (owner, other) =
+            if text.contains("the room is Ada's") { ("Ada", "Grace") } else { ("Grace", "Ada") };
+        assert!(text.contains(&format!("{owner}: the room is mine, by token ")), "{text}");
+        assert!(text.contains(&format!("{other}: sorry, {owner} has it already")), "{text}");
+        assert!(text.ends_with(&format!("the room is {owner}'s\n")), "{text}");
+    });
+}
+
+#[test]
+fn a_setting_changes_live_in_five_processes() {
+    everywhere(env!("CARGO_BIN_EXE_live_config"), |text| {
+        assert_eq!(count(text, "all 5 have seen "), 2, "{text}");
+        assert!(text.contains("all 5 keep 30, and say that what is there now can't be read"), "{text}");
+    });
+}
+
+#[test]
 fn a_peak_is_shaved_without_loss_and_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("plot.svg");

@@ -88,7 +88,8 @@ fn pass_over(results: &mut Results) -> Result<(), Failure> {
     let known: Results = serde_json::from_str(&text)?;
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     for row in results.rows.iter_mut().filter(|row| row.outcome == "not-run") {
-        let same = |other: &&Row| other.case == row.case && other.target == row.target;
+        let place = |row: &Row| (row.capability.clone(), row.case.clone(), row.target.clone());
+        let same = |other: &&Row| place(other) == place(row);
         if let Some(other) = known.rows.iter().find(same) {
             *reasons.entry(format!("{}: {}", row.target, row.reason)).or_default() += 1;
             *row = other.clone();

@@ -3,6 +3,8 @@
 #[cfg(feature = "sqlite")]
 mod demo;
 mod doctor;
+mod hold;
+mod kv;
 mod out;
 mod topic;
 
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use linchpin::url::EngineUrl;
-use linchpin::{Bus, Error, Kind, Open, Result};
+use linchpin::{Bus, Coord, Error, Kind, Open, Result};
 
 /// One small API per job, the same guarantees on every engine; only the URL changes.
 #[derive(Debug, Parser)]
@@ -30,6 +32,14 @@ enum Command {
     /// Create, list, fill, read and clear topics
     #[command(subcommand)]
     Topic(topic::Command),
+    /// Read, write and watch keys
+    #[command(subcommand)]
+    Kv(kv::Command),
+    /// Run a command while holding a lock
+    #[command(subcommand)]
+    Lock(hold::LockCommand),
+    /// Run a command as the leader of an election
+    Elect(hold::ElectArgs),
     /// Tell what is wrong with engines
     Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
@@ -57,6 +67,9 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Topic(command) => topic::run(command, cli.json).await,
+        Command::Kv(command) => kv::run(command, cli.json).await,
+        Command::Lock(command) => hold::lock(command).await,
+        Command::Elect(args) => hold::elect(args).await,
         Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,
@@ -82,15 +95,27 @@ async fn open(url: &str) -> Result<Bus> {
     <Bus as Open>::open(url).await
 }
 
+/// Opens coordination with every engine of this build.
+async fn open_coord(url: &str) -> Result<Coord> {
+    <Coord as Open>::open(url).await
+}
+
 /// Opens a bus that is there: of a mistyped file no empty one is made.
 async fn open_existing(url: &str) -> Result<Bus> {
+    check_there(url, "topic create URL NAME")?;
+    open(url).await
+}
+
+/// Refuses a file that isn't there. `maker` is the command that makes one.
+fn check_there(url: &str, maker: &str) -> Result<()> {
     let parsed: EngineUrl = url.parse()?;
     let file = parsed.file_path();
     if parsed.scheme() == "sqlite" && !file.is_empty() && file != ":memory:" && !Path::new(&file).exists() {
         let error = Error::new(Kind::NotFound, format!("there is no file {file:?}"));
-        return Err(error.help(format!("`linchpin topic create {parsed} NAME` makes it, and a topic in it")));
+        let maker = maker.replace("URL", &parsed.to_string());
+        return Err(error.help(format!("`linchpin {maker}` makes it")));
     }
-    open(url).await
+    Ok(())
 }
 
 /// Waits for Ctrl-C or a polite request to end.

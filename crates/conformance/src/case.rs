@@ -3,10 +3,10 @@
 use std::fmt;
 
 use futures_util::future::BoxFuture;
-use linchpin::bus::Caps;
+use linchpin::{bus, coord};
 
 use crate::target::Target;
-use crate::world::World;
+use crate::world::{Space, World};
 
 /// One thing that is proven of an engine.
 pub(crate) struct Case {
@@ -14,7 +14,33 @@ pub(crate) struct Case {
     pub(crate) class: Class,
     pub(crate) needs: &'static [Need],
     /// Panics with what it saw if the engine doesn't keep it.
-    pub(crate) run: fn(World) -> BoxFuture<'static, ()>,
+    pub(crate) run: Run,
+}
+
+/// What a case is about, and how it is run.
+#[derive(Clone, Copy)]
+pub(crate) enum Run {
+    Bus(fn(World) -> BoxFuture<'static, ()>),
+    Coord(fn(Space) -> BoxFuture<'static, ()>),
+}
+
+impl Case {
+    /// What it is about, as in the matrix.
+    pub(crate) fn capability(&self) -> &'static str {
+        match self.run {
+            Run::Bus(_) => "bus",
+            Run::Coord(_) => "coord",
+        }
+    }
+
+    /// Whether there is such a cell.
+    pub(crate) fn fits(&self, target: &Target) -> bool {
+        let url = match self.run {
+            Run::Bus(_) => target.bus,
+            Run::Coord(_) => target.coord,
+        };
+        url.is_some() && self.class.fits(target)
+    }
 }
 
 /// What makes a case hard.
@@ -47,8 +73,8 @@ impl Class {
         if self == Self::Failover { target.cluster } else { target.server }
     }
 
-    /// Whether there is such a cell: without a server none can be killed, nor one of several without several.
-    pub(crate) fn fits(self, target: &Target) -> bool {
+    /// Whether the target has what it takes: without a server none can be killed, nor one of several without several.
+    fn fits(self, target: &Target) -> bool {
         match self {
             Self::Outage | Self::Failover => self.server(target).is_some(),
             Self::Cut => target.server.is_some() && target.one_address,
@@ -71,7 +97,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// One of the facts in [`Caps`].
+/// One of the facts in the `Caps` of a capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Durable,
@@ -104,7 +130,7 @@ impl Need {
         Self::Failover,
     ];
 
-    /// Its name in [`Caps`].
+    /// Its name there.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Durable => "durable",
@@ -122,7 +148,7 @@ impl Need {
         }
     }
 
-    pub(crate) fn is_met(self, caps: Caps) -> bool {
+    pub(crate) fn is_met_by_bus(self, caps: bus::Caps) -> bool {
         match self {
             Self::Durable => caps.durable,
             Self::Shared => caps.shared,
@@ -136,6 +162,16 @@ impl Need {
             Self::Retention => caps.retention,
             Self::Offsets => caps.offsets,
             Self::Failover => caps.failover,
+        }
+    }
+
+    /// The bus has most of them to itself.
+    pub(crate) fn is_met_by_coord(self, caps: coord::Caps) -> bool {
+        match self {
+            Self::Durable => caps.durable,
+            Self::Shared => caps.shared,
+            Self::Failover => caps.failover,
+            _ => panic!("{} says nothing about coordination", self.name()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{self, ChildStdin, ChildStdout};
 
@@ -21,10 +22,10 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts it; it has opened the engine when this returns.
-    pub(crate) async fn start(program: &str, url: &str) -> Self {
+    /// Starts it; it has opened the engine as this capability when this returns.
+    pub(crate) async fn start(program: &str, capability: &str, url: &str) -> Self {
         let mut process = process::Command::new(program)
-            .arg(url)
+            .args([capability, url])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -38,20 +39,24 @@ impl Child {
     }
 
     /// Tells it what to do, without waiting for the answer.
-    pub(crate) async fn tell(&mut self, command: &Command) {
+    pub(crate) async fn tell(&mut self, command: &impl Serialize) {
         let line = serde_json::to_string(command).unwrap() + "\n";
         self.stdin.write_all(line.as_bytes()).await.unwrap();
     }
 
     /// Its next event; `None` once it is dead and everything it said was read.
     pub(crate) async fn event(&mut self) -> Option<Event> {
-        let line = tokio::time::timeout(PATIENCE, self.stdout.next_line()).await;
+        tokio::time::timeout(PATIENCE, self.long_event()).await.expect("the child is silent")
+    }
+
+    /// The same, however long it takes.
+    pub(crate) async fn long_event(&mut self) -> Option<Event> {
         // A line cut short by a kill wasn't said.
-        serde_json::from_str(&line.expect("the child is silent").unwrap()?).ok()
+        serde_json::from_str(&self.stdout.next_line().await.unwrap()?).ok()
     }
 
     /// Tells it what to do and waits for its answer.
-    pub(crate) async fn ask(&mut self, command: &Command) -> Event {
+    pub(crate) async fn ask(&mut self, command: &impl Serialize) -> Event {
         self.tell(command).await;
         self.event().await.expect("the child is alive")
     }

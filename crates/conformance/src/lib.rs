@@ -17,6 +17,7 @@ mod broken;
 mod bus;
 mod case;
 mod child;
+mod coord;
 pub mod protocol;
 pub mod results;
 mod server;

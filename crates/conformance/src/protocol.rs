@@ -52,6 +52,63 @@ pub enum Command {
     },
 }
 
+/// What a child is told that has coordination open. It answers each with one [`Event`], or several where said.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum CoordCommand {
+    /// Take a lease, put the key under it, and keep it alive: [`Event::Written`].
+    Hold {
+        /// The key.
+        key: String,
+        /// How long the lease is, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Put a key under the lease of the last [`CoordCommand::Hold`]: [`Event::Written`] or [`Event::Failed`].
+    PutHeld {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// Count the keys: [`Event::Holds`].
+    Count {
+        /// How they begin.
+        prefix: String,
+    },
+    /// Watch: [`Event::Holds`] with the size of the snapshot, then another one with the number of changes that come first.
+    Watch {
+        /// How the keys begin.
+        prefix: String,
+        /// For at most so long.
+        wait_ms: u64,
+    },
+    /// Take a session and the lock, and keep both: [`Event::Held`].
+    Lock {
+        /// The lock.
+        name: String,
+        /// How long the session's lease is, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Whether the lock is still held: [`Event::Done`] or [`Event::Failed`].
+    IsHeld,
+    /// Take the lock and release it, as often as said, with new sessions where they are lost: an [`Event::Held`] for each
+    /// time, then [`Event::Done`].
+    Contend {
+        /// The lock.
+        name: String,
+        /// How often.
+        rounds: u64,
+        /// How long the session's lease is, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Add one to a number by compare-and-set, as often as said: [`Event::Done`].
+    Increment {
+        /// The key of the number.
+        key: String,
+        /// How often.
+        times: u64,
+    },
+}
+
 /// What the child answers on its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
@@ -68,8 +125,26 @@ pub enum Event {
     Taken(Vec<Seen>),
     /// Acknowledged by the engine: number, partition, offset.
     Stored(Vec<(u64, u32, Option<u64>)>),
-    /// Messages in a topic.
+    /// Messages in a topic, keys under a prefix, or changes.
     Holds(u64),
+    /// A lock was held.
+    Held(Held),
+    /// A key was written.
+    Written {
+        /// The revision.
+        rev: u64,
+    },
+}
+
+/// A time for which a lock was surely held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The fencing token.
+    pub token: u64,
+    /// From when, in nanoseconds of the machine's monotonic clock.
+    pub from_ns: i64,
+    /// Until when.
+    pub until_ns: i64,
 }
 
 /// A delivery, as far as cases look at it.

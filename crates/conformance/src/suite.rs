@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use libtest_mimic::{Arguments, Trial};
-use linchpin::Bus;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::broken::{BROKEN, Broken};
-use crate::bus;
-use crate::case::{Case, Class, Need};
+use crate::broken::{BROKEN, Broken, Wrap};
+use crate::case::{Case, Class, Need, Run};
 use crate::results::{Caught, Outcome, Results, Row};
 use crate::target::{TARGETS, Target};
 use crate::tools::set_lease;
-use crate::world::World;
-use crate::{absent, broken, server};
+use crate::world::{Space, World};
+use crate::{absent, broken, bus, coord, server};
 
 /// How long a case may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -55,7 +53,7 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
             trials.push(cell(case, target, child, &book));
         }
     }
-    trials.extend(BROKEN.iter().map(|broken| catch(broken, child, &book)));
+    trials.extend(BROKEN.iter().chain(coord::BROKEN).map(|broken| catch(broken, child, &book)));
     // Nothing fails over on the memory engine.
     let needs = Need::ALL.into_iter().filter(|need| *need != Need::Failover);
     trials.extend(needs.map(|need| understated(need, child)));
@@ -71,8 +69,11 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
 }
 
 fn cells() -> impl Iterator<Item = (&'static Case, &'static Target)> {
-    let all = bus::CASES.iter().flat_map(|case| TARGETS.iter().map(move |target| (case, target)));
-    all.filter(|(case, target)| case.class.fits(target))
+    let all = bus::CASES
+        .iter()
+        .chain(coord::CASES)
+        .flat_map(|case| TARGETS.iter().map(move |target| (case, target)));
+    all.filter(|(case, target)| case.fits(target))
 }
 
 /// Why this machine can't run the cell.
@@ -83,7 +84,7 @@ fn missing(case: &Case, target: &Target) -> Option<String> {
 
 fn row(case: &Case, target: &Target, outcome: Outcome, reason: &str) -> Row {
     Row {
-        capability: "bus".into(),
+        capability: case.capability().into(),
         target: target.name.into(),
         case: case.name.into(),
         class: case.class.to_string(),
@@ -95,7 +96,10 @@ fn row(case: &Case, target: &Target, outcome: Outcome, reason: &str) -> Row {
 /// Adds what wasn't run, and sorts: the file doesn't depend on who was faster.
 fn complete(found: &mut Results) {
     for (case, target) in cells() {
-        if !found.rows.iter().any(|row| row.case == case.name && row.target == target.name) {
+        let is_it = |row: &Row| {
+            row.capability == case.capability() && row.case == case.name && row.target == target.name
+        };
+        if !found.rows.iter().any(is_it) {
             let why = missing(case, target).unwrap_or_else(|| "filtered out of the last run".to_owned());
             found.rows.push(row(case, target, Outcome::NotRun, &why));
         }
@@ -106,7 +110,7 @@ fn complete(found: &mut Results) {
 
 fn cell(case: &'static Case, target: &'static Target, child: &'static str, book: &Book) -> Trial {
     let book = book.clone();
-    let name = format!("bus::{}::{}", target.name, case.name);
+    let name = format!("{}::{}::{}", case.capability(), target.name, case.name);
     let missing = missing(case, target);
     let ignored = missing.is_some() && std::env::var_os(REQUIRE_ALL).is_none();
     let trial = Trial::test(name, move || {
@@ -137,24 +141,42 @@ fn in_short(failure: &str) -> String {
 
 /// `Ok`: the case passed. `Err`: the engine declares that it can't, and that is so.
 async fn judge(case: &Case, target: &'static Target, child: &'static str) -> Result<(), String> {
-    let world = World::open(target, case.class, child, |bus| bus).await;
-    let caps = world.bus.caps();
-    match case.needs.iter().copied().find(|need| !need.is_met(caps)) {
-        None => {
-            (case.run)(world).await;
-            Ok(())
+    let unmet = |is_met: &dyn Fn(Need) -> bool| case.needs.iter().copied().find(|need| !is_met(*need));
+    let (need, proof) = match case.run {
+        Run::Bus(run) => {
+            let world = World::open(target, case.class, child, |bus| bus).await;
+            let caps = world.bus.caps();
+            match unmet(&|need| need.is_met_by_bus(caps)) {
+                None => {
+                    run(world).await;
+                    return Ok(());
+                }
+                Some(need) => (need, absent::prove(world, need).await),
+            }
         }
-        Some(need) => Err(format!("not {}: {}", need.name(), absent::prove(world, need).await)),
-    }
+        Run::Coord(run) => {
+            let space = Space::open(target, case.class, child, |coord| coord).await;
+            let caps = space.coord.caps();
+            match unmet(&|need| need.is_met_by_coord(caps)) {
+                None => {
+                    run(space).await;
+                    return Ok(());
+                }
+                Some(need) => (need, coord::absent::prove(space, need).await),
+            }
+        }
+    };
+    Err(format!("not {}: {proof}", need.name()))
 }
 
 /// The named case passes on the sound memory engine and fails on the broken one.
 fn catch(broken: &'static Broken, child: &'static str, book: &Book) -> Trial {
     let book = book.clone();
     let trial = Trial::test(format!("broken::{}", broken.name), move || {
-        let case = bus::CASES.iter().find(|case| case.name == broken.caught_by);
+        let mut cases = bus::CASES.iter().chain(coord::CASES);
+        let case = cases.find(|case| case.name == broken.caught_by && broken.wrap.fits(case));
         let case = case.ok_or_else(|| format!("no case is named {}", broken.caught_by))?;
-        on_memory(case, child, |bus| bus).map_err(|e| format!("the sound engine fails: {e}"))?;
+        on_memory(case, child, Wrap::None).map_err(|e| format!("the sound engine fails: {e}"))?;
         if on_memory(case, child, broken.wrap).is_ok() {
             return Err(format!("{} doesn't see it", case.name).into());
         }
@@ -183,9 +205,13 @@ fn understated(need: Need, child: &'static str) -> Trial {
     trial.with_kind("broken")
 }
 
-fn on_memory(case: &'static Case, child: &'static str, wrap: fn(Bus) -> Bus) -> Result<(), String> {
-    let world = async move { World::open(&TARGETS[0], case.class, child, wrap).await };
-    attempt(paused(), DEADLINE, async move { (case.run)(world.await).await })
+fn on_memory(case: &'static Case, child: &'static str, wrap: Wrap) -> Result<(), String> {
+    attempt(paused(), DEADLINE, async move {
+        match case.run {
+            Run::Bus(run) => run(World::open(&TARGETS[0], case.class, child, wrap.bus()).await).await,
+            Run::Coord(run) => run(Space::open(&TARGETS[0], case.class, child, wrap.coord()).await).await,
+        }
+    })
 }
 
 fn real(lease: Duration) -> Runtime {

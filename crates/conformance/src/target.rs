@@ -15,9 +15,12 @@ pub(crate) struct Target {
     pub(crate) one_address: bool,
     /// The shortest lease it has.
     pub(crate) lease: Duration,
-    /// A URL for one cell, on which the cell has the engine to itself.
-    pub(crate) url: fn(&Place<'_>) -> String,
+    /// URLs for one cell of each capability, on which the cell has the engine to itself; `None` where it has no such mapping.
+    pub(crate) bus: Option<MakeUrl>,
+    pub(crate) coord: Option<MakeUrl>,
 }
+
+pub(crate) type MakeUrl = fn(&Place<'_>) -> String;
 
 /// What a URL is made of.
 pub(crate) struct Place<'a> {
@@ -56,42 +59,65 @@ const EMBEDDED: Target = Target {
     cluster: None,
     one_address: false,
     lease: Duration::from_secs(1),
-    url: |_| String::new(),
+    bus: None,
+    coord: None,
 };
 const SERVER: Target = Target { one_address: true, ..EMBEDDED };
 
 /// Every target.
 pub(crate) const TARGETS: &[Target] = &[
-    Target { name: "memory", url: |place| format!("memory://{}", place.cell), ..EMBEDDED },
-    Target { name: "sqlite", url: |place| format!("sqlite://{}/bus.db", place.dir.display()), ..EMBEDDED },
-    Target { name: "sqlite-memory", url: |_| "sqlite::memory:".to_owned(), ..EMBEDDED },
+    Target {
+        name: "memory",
+        bus: Some(|place| format!("memory://{}", place.cell)),
+        coord: Some(|place| format!("memory://{}", place.cell)),
+        ..EMBEDDED
+    },
+    Target {
+        name: "sqlite",
+        bus: Some(|place| format!("sqlite://{}/bus.db", place.dir.display())),
+        coord: Some(|place| format!("sqlite://{}/coord.db", place.dir.display())),
+        ..EMBEDDED
+    },
+    Target {
+        name: "sqlite-memory",
+        bus: Some(|_| "sqlite::memory:".to_owned()),
+        coord: Some(|_| "sqlite::memory:".to_owned()),
+        ..EMBEDDED
+    },
     Target {
         name: "postgres",
         server: Some("postgres"),
-        url: |place| place.with("postgres", &format!("schema={}", place.cell)),
+        bus: Some(|place| place.with("postgres", &format!("schema={}", place.cell))),
+        coord: Some(|place| place.with("postgres", &format!("schema={}", place.cell))),
         ..SERVER
     },
-    Target { name: "mysql", server: Some("mariadb"), url: |place| place.database(), ..SERVER },
-    Target { name: "redis", server: Some("redis"), url: |place| place.prefixed("redis"), ..SERVER },
+    Target {
+        name: "mysql",
+        server: Some("mariadb"),
+        bus: Some(|place| place.database()),
+        coord: Some(|place| place.database()),
+        ..SERVER
+    },
+    Target { name: "redis", server: Some("redis"), bus: Some(|place| place.prefixed("redis")), ..SERVER },
     Target {
         name: "redis-cluster",
         server: Some("redis-cluster"),
         cluster: Some("redis-cluster"),
-        url: |place| place.prefixed("redis-cluster"),
+        bus: Some(|place| place.prefixed("redis-cluster")),
         ..EMBEDDED
     },
     Target {
         name: "redis-pubsub",
         server: Some("redis"),
-        url: |place| place.prefixed("redis-pubsub"),
+        bus: Some(|place| place.prefixed("redis-pubsub")),
         ..SERVER
     },
     Target {
         name: "kafka",
         server: Some("kafka"),
         cluster: Some("kafka-3"),
-        url: |place| place.prefixed("kafka"),
+        bus: Some(|place| place.prefixed("kafka")),
         ..EMBEDDED
     },
-    Target { name: "nats", server: Some("nats"), url: |place| place.prefixed("nats"), ..SERVER },
+    Target { name: "nats", server: Some("nats"), bus: Some(|place| place.prefixed("nats")), ..SERVER },
 ];

@@ -11,6 +11,8 @@
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(any(feature = "redis", feature = "nats", feature = "mysql", feature = "postgres"))]
+mod pem;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]

@@ -36,6 +36,7 @@ pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
+    coord: Some(|url| Box::pin(async move { crate::sqlite::open_coord(&url).await })),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
     ..Ways::NONE
 });
@@ -45,6 +46,7 @@ const BY_SQLITE: Option<Ways> = None;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 const BY_SQL: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
+    coord: Some(|url| Box::pin(async move { crate::sql::open_coord(&url).await })),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
     ..Ways::NONE
 });

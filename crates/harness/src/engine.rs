@@ -56,7 +56,15 @@ impl Engine {
     /// # Errors
     /// When this machine doesn't have it, or it ends instead, or isn't ready within 90 s; with the end of its log.
     pub fn start(&'static self) -> Result<Running> {
-        self.launch(Sync::ByDefault)
+        self.launch(Sync::ByDefault, &[])
+    }
+
+    /// The same, with more words on the command line of each server; never one that runs already.
+    ///
+    /// # Errors
+    /// As [`start`](Engine::start).
+    pub fn start_with(&'static self, words: &[&str]) -> Result<Running> {
+        self.launch(Sync::ByDefault, words)
     }
 
     /// The same, but a server that doesn't wait for the disk: what it answered survives its own death, not the machine's.
@@ -65,11 +73,11 @@ impl Engine {
     /// # Errors
     /// As [`start`](Engine::start).
     pub fn start_unsynced(&'static self) -> Result<Running> {
-        self.launch(Sync::Never)
+        self.launch(Sync::Never, &[])
     }
 
-    fn launch(&'static self, sync: Sync) -> Result<Running> {
-        if let Some(url) = self.external() {
+    fn launch(&'static self, sync: Sync, words: &[&str]) -> Result<Running> {
+        if let Some(url) = self.external().filter(|_| words.is_empty()) {
             return Ok(Running::external(self, url));
         }
         if let Some(absence) = self.absence() {
@@ -77,7 +85,7 @@ impl Engine {
         }
         let mut clashes = 0;
         loop {
-            match Running::start(self, sync) {
+            match Running::start(self, sync, words) {
                 Err(error) if error.is_port_clash() && clashes < CLASHES => clashes += 1,
                 outcome => return outcome,
             }

@@ -11,6 +11,7 @@
 //! Dropping the handle ends the server and removes its folder; so does the death of this program, however it comes.
 //! Every wait has a deadline, and every error has the end of the server's log. Linux only.
 
+mod certificates;
 mod engine;
 mod engines;
 mod error;
@@ -24,6 +25,7 @@ mod running;
 mod wait;
 pub mod wire;
 
+pub use certificates::certificates;
 pub use engine::{Absence, Engine, Needs, find, locate};
 pub use engines::ENGINES;
 pub use error::{Error, Result};

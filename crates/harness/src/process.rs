@@ -56,6 +56,11 @@ impl Launch {
         self
     }
 
+    /// More words, as they are.
+    pub(crate) fn extend(&mut self, words: &[&str]) {
+        self.args.extend(words.iter().map(OsString::from));
+    }
+
     pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Launch {
         self.env.push((name.to_owned(), value.into()));
         self

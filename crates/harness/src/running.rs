@@ -27,12 +27,13 @@ impl Running {
         Running { engine, url, nodes: Vec::new(), formed: None, folder: None }
     }
 
-    pub(crate) fn start(engine: &'static Engine, sync: Sync) -> Result<Running> {
+    pub(crate) fn start(engine: &'static Engine, sync: Sync, words: &[&str]) -> Result<Running> {
         let prefix = format!("linchpin-{}-", engine.name);
         let folder = tempfile::Builder::new().prefix(&prefix).tempdir();
         let folder = folder.map_err(|failure| Error::io(engine.name, "gets no folder", failure))?;
         let site = Site { engine: engine.name, folder: folder.path(), sync };
-        let Plan { url, nodes, form, formed } = (engine.plan)(&site)?;
+        let Plan { url, mut nodes, form, formed } = (engine.plan)(&site)?;
+        nodes.iter_mut().for_each(|node| node.launch.extend(words));
         let alone = nodes.len() == 1;
         let name =
             |n: usize| if alone { engine.name.to_owned() } else { format!("{} {}", engine.name, n + 1) };

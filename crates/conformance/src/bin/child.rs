@@ -11,18 +11,35 @@ use std::io::Write;
 use std::time::Duration;
 
 use linchpin::bus::{Bus, Message, PublishOptions, Receipt, Settle, Subscription};
-use linchpin::{Error, Open};
-use linchpin_conformance::protocol::{Command, Event, join_options};
+use linchpin::coord::{Coord, LeaseId, LockGuard, Session, When};
+use linchpin::{Error, Kind, Open};
+use linchpin_conformance::protocol::{Command, CoordCommand, Event, Held, join_options};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::main]
 async fn main() {
-    let url = std::env::args().nth(1).expect("the URL of the engine is the only argument");
-    let mut child = Child { bus: Bus::open(&url).await.unwrap(), subscription: None };
+    let [capability, url] =
+        std::env::args().skip(1).collect::<Vec<_>>().try_into().expect("a capability and a URL");
+    match capability.as_str() {
+        "bus" => {
+            let mut child = Child { bus: Bus::open(&url).await.unwrap(), subscription: None };
+            obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
+        }
+        "coord" => {
+            let mut child = CoordChild { coord: Coord::open(&url).await.unwrap(), lease: None, lock: None };
+            obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
+        }
+        other => panic!("no child plays {other}"),
+    }
+}
+
+async fn obey_all(mut obey: impl AsyncFnMut(&str) -> Result<Event, Error>) {
     say(&Event::Done);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
-        let answer = child.obey(serde_json::from_str(&line).unwrap()).await;
+        let answer = obey(&line).await;
         say(&answer
             .unwrap_or_else(|e| Event::Failed { kind: format!("{:?}", e.kind()), error: e.to_string() }));
     }
@@ -89,5 +106,118 @@ impl Child {
             say(&Event::Stored(stored.collect::<Result<_, Error>>()?));
         }
         Ok(Event::Done)
+    }
+}
+
+struct CoordChild {
+    coord: Coord,
+    lease: Option<LeaseId>,
+    lock: Option<LockGuard>,
+}
+
+/// The machine's monotonic clock, the same in every process.
+fn now_ns() -> i64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().num_nanoseconds()
+}
+
+impl CoordChild {
+    async fn obey(&mut self, command: CoordCommand) -> Result<Event, Error> {
+        match command {
+            CoordCommand::Hold { key, ttl_ms } => self.hold(&key, Duration::from_millis(ttl_ms)).await,
+            CoordCommand::PutHeld { key, value } => {
+                let lease = self.lease.as_ref().expect("told to hold first");
+                let rev = self.coord.engine().put(&key, value.into(), When::Always, Some(lease)).await?;
+                Ok(Event::Written { rev: rev.0 })
+            }
+            CoordCommand::Count { prefix } => Ok(Event::Holds(self.coord.list(&prefix).await?.len() as u64)),
+            CoordCommand::Watch { prefix, wait_ms } => {
+                let mut watched = self.coord.watch(&prefix).await?;
+                say(&Event::Holds(watched.snapshot.len() as u64));
+                let changes = watched.changes.next(Duration::from_millis(wait_ms)).await?;
+                Ok(Event::Holds(changes.len() as u64))
+            }
+            CoordCommand::Lock { name, ttl_ms } => {
+                let session = self.coord.session(Duration::from_millis(ttl_ms)).await?;
+                let guard = session.lock(&name).acquire().await?;
+                let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
+                self.lock = Some(guard);
+                Ok(Event::Held(held))
+            }
+            CoordCommand::IsHeld => {
+                let guard = self.lock.as_ref().expect("told to lock first");
+                guard.reenter().map(|_| Event::Done)
+            }
+            CoordCommand::Contend { name, rounds, ttl_ms } => {
+                let mut session = None;
+                for _ in 0..rounds {
+                    self.take_a_turn(&name, Duration::from_millis(ttl_ms), &mut session).await;
+                }
+                Ok(Event::Done)
+            }
+            CoordCommand::Increment { key, times } => {
+                for _ in 0..times {
+                    self.increment(&key).await?;
+                }
+                Ok(Event::Done)
+            }
+        }
+    }
+
+    async fn hold(&mut self, key: &str, ttl: Duration) -> Result<Event, Error> {
+        let engine = self.coord.engine().clone();
+        let lease = engine.grant(ttl).await?;
+        let rev = engine.put(key, "held".into(), When::Absent, Some(&lease)).await?;
+        self.lease = Some(lease.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ttl / 4).await;
+                // Once it has ended there is nothing to keep.
+                if engine.renew(&lease).await.is_err_and(|e| e.kind() == Kind::NotFound) {
+                    return;
+                }
+            }
+        });
+        Ok(Event::Written { rev: rev.0 })
+    }
+
+    /// Until it has held the lock once, and surely held it.
+    async fn take_a_turn(&self, name: &str, ttl: Duration, session: &mut Option<Session>) {
+        loop {
+            let alive = match session.take().filter(Session::is_alive) {
+                Some(alive) => Ok(alive),
+                None => self.coord.session(ttl).await,
+            };
+            let held = match &alive {
+                Ok(alive) => alive.lock(name).acquire().await,
+                Err(error) => Err(error.clone()),
+            };
+            *session = alive.ok();
+            let Ok(guard) = held else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let from_ns = now_ns();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let (until_ns, token) = (now_ns(), guard.token().0);
+            // Asked after the clock: had it been lost before, this would say so.
+            let surely = guard.is_held();
+            let _ = guard.release().await;
+            if surely {
+                return say(&Event::Held(Held { token, from_ns, until_ns }));
+            }
+        }
+    }
+
+    async fn increment(&self, key: &str) -> Result<(), Error> {
+        loop {
+            let there = self.coord.get(key).await?;
+            let number =
+                there.as_ref().map_or(0, |e| std::str::from_utf8(&e.value).unwrap().parse::<u64>().unwrap());
+            let when = there.map_or(When::Absent, |entry| When::Is(entry.rev));
+            match self.coord.put(key, (number + 1).to_string(), when).await {
+                Err(error) if error.kind() == Kind::Conflict => {}
+                other => return other.map(drop),
+            }
+        }
     }
 }

@@ -5,7 +5,9 @@ mod publishing;
 mod receiving;
 mod settling;
 
-use linchpin::Bus;
+use linchpin::{Bus, Coord};
+
+use crate::case::{Case, Run};
 
 pub(crate) use engines::understate;
 
@@ -15,12 +17,35 @@ pub(crate) struct Broken {
     pub(crate) name: &'static str,
     /// The case that must fail on it.
     pub(crate) caught_by: &'static str,
-    pub(crate) wrap: fn(Bus) -> Bus,
+    pub(crate) wrap: Wrap,
+}
+
+/// How the fault gets into the engine.
+#[derive(Clone, Copy)]
+pub(crate) enum Wrap {
+    /// Not at all.
+    None,
+    Bus(fn(Bus) -> Bus),
+    Coord(fn(Coord) -> Coord),
+}
+
+impl Wrap {
+    pub(crate) fn fits(self, case: &Case) -> bool {
+        matches!((self, case.run), (Self::Bus(_), Run::Bus(_)) | (Self::Coord(_), Run::Coord(_)))
+    }
+
+    pub(crate) fn bus(self) -> fn(Bus) -> Bus {
+        if let Self::Bus(wrap) = self { wrap } else { |bus| bus }
+    }
+
+    pub(crate) fn coord(self) -> fn(Coord) -> Coord {
+        if let Self::Coord(wrap) = self { wrap } else { |coord| coord }
+    }
 }
 
 macro_rules! broken {
     ($($name:ident: $case:ident <= $wrap:expr;)*) => {
-        &[$(Broken { name: stringify!($name), caught_by: stringify!($case), wrap: $wrap }),*]
+        &[$(Broken { name: stringify!($name), caught_by: stringify!($case), wrap: Wrap::Bus($wrap) }),*]
     };
 }
 

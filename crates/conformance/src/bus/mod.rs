@@ -17,7 +17,7 @@ mod runner;
 mod topics;
 mod travel;
 
-use crate::case::{Case, Class, Need};
+use crate::case::{Case, Class, Need, Run};
 
 macro_rules! cases {
     ($($file:ident::$name:ident => $class:ident [$($need:ident)*])*) => {
@@ -25,7 +25,7 @@ macro_rules! cases {
             name: stringify!($name),
             class: Class::$class,
             needs: &[$(Need::$need),*],
-            run: |world| Box::pin($file::$name(world)),
+            run: Run::Bus(|world| Box::pin($file::$name(world))),
         }),*]
     };
 }

@@ -123,6 +123,8 @@ fn addresses(config: &Config) -> Vec<String> {
 }
 
 async fn options(config: &Config) -> Result<ConnectOptions> {
+    let (cert, key) = config.tls_identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path())).unzip();
+    crate::pem::check(config.tls_ca.as_deref(), cert, key).map_err(|e| e.engine(NAME).op("open"))?;
     let mut options = ConnectOptions::new()
         .name("linchpin")
         .connection_timeout(config.timeout.min(Duration::from_secs(5)))

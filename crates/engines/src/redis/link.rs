@@ -1,6 +1,5 @@
 //! Connections: one for commands, shared by everything of a bus, and one that listens.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::error::{NAME, map};
 use super::script::Call;
 use super::url::{Config, Tls};
+use crate::pem::{CERTIFICATE, PRIVATE_KEY, pem};
 
 /// How long a cluster gets to mend itself before it is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -271,26 +271,13 @@ fn info(config: &Config, host: &str, port: u16) -> Result<ConnectionInfo> {
 }
 
 fn certificates(tls: &Tls) -> Result<TlsCertificates> {
+    let pem = |path: &Path, part| pem(path, part).map_err(|e| e.engine(NAME).op("open"));
     let client_tls = match &tls.client {
-        Some((cert, key)) => Some(ClientTlsConfig {
-            client_cert: pem(cert, "CERTIFICATE-----")?,
-            client_key: pem(key, "PRIVATE KEY-----")?,
-        }),
+        Some((cert, key)) => {
+            Some(ClientTlsConfig { client_cert: pem(cert, CERTIFICATE)?, client_key: pem(key, PRIVATE_KEY)? })
+        }
         None => None,
     };
-    let root_cert = tls.ca.as_deref().map(|ca| pem(ca, "CERTIFICATE-----")).transpose()?;
+    let root_cert = tls.ca.as_deref().map(|ca| pem(ca, CERTIFICATE)).transpose()?;
     Ok(TlsCertificates { client_tls, root_cert })
-}
-
-/// A file that has `part` in its first line, or in that of another block.
-fn pem(path: &Path, part: &str) -> Result<Vec<u8>> {
-    let wrong = |message: String| {
-        let error = Error::new(Kind::Config, message).engine(NAME).op("open");
-        error.help("name PEM files in tls_ca, tls_cert and tls_key")
-    };
-    let text = fs::read(path).map_err(|e| wrong(format!("{} can't be read", path.display())).source(e))?;
-    if text.windows(part.len()).any(|window| window == part.as_bytes()) {
-        return Ok(text);
-    }
-    Err(wrong(format!("{} has no {}", path.display(), part.trim_end_matches('-').to_lowercase())))
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::coord::Feed;
 use super::member::Member;
 
 /// Locks, and goes on with what is there if another holder panicked: every state here is whole between statements.
@@ -10,12 +11,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The subscriptions of one handle.
+/// The subscriptions of one handle, or its watches.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     members: Mutex<Vec<Weak<Member>>>,
     /// How many `next` calls wait.
     waiting: AtomicUsize,
+    /// The watches, on a handle for coordination.
+    pub(crate) feed: Arc<Feed>,
 }
 
 impl Hub {
@@ -48,6 +51,11 @@ impl Hub {
         lock(&self.members).iter().any(|member| member.strong_count() > 0)
     }
 
+    /// Whether there are subscriptions or watches.
+    pub(crate) fn anybody(&self) -> bool {
+        self.any_members() || self.feed.any()
+    }
+
     /// Wakes the subscriptions of these topics.
     pub(crate) fn wake(&self, topics: &[i64]) {
         if !topics.is_empty() {
@@ -58,5 +66,6 @@ impl Hub {
     /// Wakes all: another process committed something.
     pub(crate) fn wake_all(&self) {
         self.members().iter().for_each(|member| member.wake());
+        self.feed.poke();
     }
 }

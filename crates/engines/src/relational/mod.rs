@@ -23,6 +23,7 @@
 
 mod claim;
 mod clock;
+pub mod coord;
 mod fetching;
 pub(crate) mod group;
 pub(crate) mod hand;

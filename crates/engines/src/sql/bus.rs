@@ -11,7 +11,7 @@ use linchpin_core::{Error, Result};
 use tokio::sync::oneshot;
 
 use super::append::{Offsets, Row, row};
-use super::core::{Core, Publish, keeps_changing};
+use super::core::{Core, Publish, Purpose, keeps_changing};
 use super::lane::gone;
 use super::tx::{Step, Tx};
 use super::url::Config;
@@ -24,6 +24,10 @@ use crate::relational::topic::Known;
 
 /// Messages deleted in one transaction.
 const STEP: u64 = 2000;
+
+/// What "stored" means here.
+pub(super) const DURABILITY: &str =
+    "committed by the server before the answer, and on disk there unless it is set to be lazy";
 
 /// A bus in a PostgreSQL or MySQL database. See the [module](super) for how it works and [`Config`] for its options.
 #[derive(Debug)]
@@ -38,10 +42,8 @@ impl SqlBus {
     /// # Errors
     /// See [`open`](super::open).
     pub async fn open(config: Config) -> Result<Self> {
-        let durability =
-            "committed by the server before the answer, and on disk there unless it is set to be lazy";
-        let info = Info { engine: config.dialect.name(), url: config.url.clone(), durability };
-        Ok(Self { core: Core::open(config).await?, info })
+        let info = Info { engine: config.dialect.name(), url: config.url.clone(), durability: DURABILITY };
+        Ok(Self { core: Core::open(config, Purpose::Bus).await?, info })
     }
 
     async fn known(&self, name: &str) -> Result<Arc<Known>> {

@@ -144,6 +144,10 @@ impl Row {
         column!(self, column, try_get_unchecked)
     }
 
+    pub(super) fn bytes(&self, column: usize) -> Answer<Vec<u8>> {
+        column!(self, column, try_get_unchecked)
+    }
+
     pub(super) fn blob(&self, column: usize) -> Answer<Option<&[u8]>> {
         column!(self, column, try_get_unchecked)
     }

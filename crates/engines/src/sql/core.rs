@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::append::{Offsets, Row, append};
 use super::clock::DatabaseClock;
+use super::coord::{self, Leasing, Writing};
 use super::error::{Failure, Phase};
 use super::lane::{Lane, Work, gone};
 use super::session::{Session, closed};
@@ -100,7 +101,14 @@ impl Work for Settling {
     }
 }
 
-/// The living engine of one handle.
+/// What a handle is for: which tables it needs, and what it does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Bus,
+    Coord,
+}
+
+/// The living engine of one handle. Connections are made when they are first needed.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) config: Arc<Config>,
@@ -109,6 +117,9 @@ pub(super) struct Core {
     pub(super) topics: Mutex<HashMap<String, Arc<Known>, RandomState>>,
     pub(super) publishing: Lane<Publishing>,
     pub(super) settling: Lane<Settling>,
+    /// Coordination: what changes keys, and what keeps leases.
+    pub(super) writing: Lane<Writing>,
+    pub(super) leasing: Lane<Leasing>,
     /// Claims, and everything else that is written: one transaction at a time, in the order of the calls.
     claiming: Arc<AsyncMutex<Session>>,
     readers: Arc<Readers>,
@@ -119,22 +130,32 @@ pub(super) struct Core {
 
 impl Core {
     /// Connects, creates the tables if need be, and starts the tasks.
-    pub(super) async fn open(config: Config) -> Result<Arc<Self>> {
+    pub(super) async fn open(config: Config, purpose: Purpose) -> Result<Arc<Self>> {
+        crate::pem::check(config.tls_ca.as_deref(), config.tls_cert.as_deref(), config.tls_key.as_deref())
+            .map_err(|e| e.engine(config.dialect.name()).op("open"))?;
         let config = Arc::new(config);
         let clock = Arc::new(DatabaseClock::new());
         let session = || Session::new(config.clone(), clock.clone());
         create_database(&config).await?;
         let mut first = session();
         let deadline = Instant::now() + config.timeout;
-        first
-            .transact("open", deadline, &config.schema, |tx, schema| Box::pin(schema::prepare(tx, schema)))
-            .await?;
+        let tables = match purpose {
+            Purpose::Bus => &schema::TABLES,
+            Purpose::Coord => &coord::schema::TABLES,
+        };
+        let context = (config.schema.clone(), tables);
+        let prepare = first.transact("open", deadline, &context, |tx, (schema, tables)| {
+            Box::pin(schema::prepare(tx, schema, tables))
+        });
+        prepare.await?;
         let notifies = config.dialect == super::dialect::Dialect::Postgres;
         let tell = Arc::new(Tell { notifies, ..Tell::default() });
         let (stop, stopped) = watch::channel(false);
         let core = Arc::new(Self {
             publishing: Lane::start(session(), tell.clone()),
             settling: Lane::start(session(), tell.clone()),
+            writing: Lane::start(session(), tell.clone()),
+            leasing: Lane::start(session(), tell.clone()),
             claiming: Arc::new(AsyncMutex::new(first)),
             readers: Arc::new(Readers::new(&config, &clock)),
             topics: Mutex::default(),
@@ -144,8 +165,10 @@ impl Core {
             tell,
             stop,
         });
-        watcher::start(&core, &stopped);
-        chores::start(&core, stopped);
+        watcher::start(&core, &stopped, purpose);
+        if purpose == Purpose::Bus {
+            chores::start(&core, stopped);
+        }
         Ok(core)
     }
 
@@ -233,6 +256,8 @@ impl Core {
         self.stop.send_replace(true);
         self.publishing.close().await;
         self.settling.close().await;
+        self.writing.close().await;
+        self.leasing.close().await;
         *self.claiming.lock().await = Session::new(self.config.clone(), self.clock.clone());
         self.readers.close();
         self.tell.hub.wake_all();

@@ -36,6 +36,24 @@ impl Dialect {
         }
     }
 
+    /// The same at the beginning of a statement: one value for all its rows, by which an index can be searched.
+    pub(super) const fn instant(self) -> &'static str {
+        match self {
+            Self::Postgres => "(SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint))",
+            Self::MySql => "CAST(floor(unix_timestamp(now(6)) * 1000) AS SIGNED)",
+        }
+    }
+
+    /// Bytes, written out.
+    pub(super) fn bytes(self, bytes: &[u8]) -> String {
+        let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+        let digits: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        match self {
+            Self::Postgres => format!("decode('{digits}', 'hex')"),
+            Self::MySql => format!("x'{digits}'"),
+        }
+    }
+
     /// Begins a transaction that reads one moment and writes nothing.
     pub(super) const fn snapshot(self) -> &'static str {
         match self {
@@ -106,6 +124,12 @@ mod tests {
         assert_eq!((places(1), places(3)), ("(?)".to_owned(), "(?, ?, ?, ?)".to_owned()));
         assert_eq!(padded(&[7, 8]), [7, 8, 8, 8]);
         assert_eq!((padded(&[]), padded(&vec![1; 2000]).len()), (vec![0], 2000));
+    }
+
+    #[test]
+    fn bytes_are_written_out() {
+        assert_eq!(Dialect::Postgres.bytes(b"a'\xff"), "decode('6127ff', 'hex')");
+        assert_eq!((Dialect::MySql.bytes(b"\n"), Dialect::MySql.bytes(b"")), ("x'0a'".into(), "x''".into()));
     }
 
     #[test]

@@ -9,13 +9,13 @@ use linchpin_core::{Error, Kind, Result};
 use tokio::time::Instant;
 
 use super::clock::DatabaseClock;
+use super::coord;
 use super::dialect::Dialect;
 use super::error::Phase;
 use super::schema;
 use super::session::connect;
 use super::tx::{Step, Tx, within};
 use super::url::Config;
-use crate::relational::VERSION;
 
 /// Clocks further apart than this are worth a look, in milliseconds.
 const SKEW: i64 = 1000;
@@ -211,14 +211,21 @@ fn host() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// The tables of the bus and those of coordination.
 async fn tables(tx: &mut Tx) -> Step<Finding> {
-    Ok(match schema::version(tx).await? {
-        None => Finding::well("tables", "none yet: they are made when the bus is opened"),
-        Some(VERSION) => Finding::well("tables", format!("version {VERSION}")),
-        Some(other) => {
-            let message = format!("version {other}, this build knows version {VERSION}");
-            refused("tables", Kind::Corrupt, message, "upgrade Linchpin")
+    let mut there = Vec::new();
+    for (what, tables) in [("bus", &schema::TABLES), ("coordination", &coord::schema::TABLES)] {
+        let Some(version) = schema::version(tx, tables).await? else { continue };
+        if version != tables.version {
+            let message =
+                format!("{what} has version {version}, this build knows version {}", tables.version);
+            return Ok(refused("tables", Kind::Corrupt, message, "upgrade Linchpin"));
         }
+        there.push(format!("{what} version {version}"));
+    }
+    Ok(match there.is_empty() {
+        true => Finding::well("tables", "none yet: they are made when the bus or coordination is opened"),
+        false => Finding::well("tables", there.join(", ")),
     })
 }
 

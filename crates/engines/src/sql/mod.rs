@@ -34,6 +34,7 @@ mod chores;
 mod claim;
 mod clock;
 mod conn;
+mod coord;
 mod core;
 mod dialect;
 mod doctor;
@@ -65,6 +66,7 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::coord::CoordEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqlBus;
@@ -79,4 +81,12 @@ pub use self::url::Config;
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = SqlBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens coordination in the database that `url` names, creating the tables if need be.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_coord(url: &EngineUrl) -> Result<Arc<dyn CoordEngine>> {
+    coord::open(Config::from_url(url)?).await
 }

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use super::core::Core;
 use super::tx::{Step, Tx};
 use super::{postgres, url::Config};
+use crate::relational::coord::TOLD;
 
 /// What happens within this time is told at once.
 const GATHER: Duration = Duration::from_millis(5);
@@ -63,7 +64,7 @@ pub(super) async fn listen(core: Weak<Core>) {
     loop {
         let Some(strong) = core.upgrade() else { return };
         let tell = strong.tell.clone();
-        if !tell.hub.any_members() {
+        if !tell.hub.anybody() {
             drop(strong);
             sleep(AGAIN / 10).await;
             continue;
@@ -81,7 +82,11 @@ pub(super) async fn listen(core: Weak<Core>) {
             while let Some(heard) = listener.try_recv().await? {
                 let Some((from, topics)) = heard.payload().split_once(' ') else { continue };
                 if from != own {
-                    tell.hub.wake(&topics.split(',').filter_map(|id| id.parse().ok()).collect::<Vec<_>>());
+                    let topics: Vec<i64> = topics.split(',').filter_map(|id| id.parse().ok()).collect();
+                    tell.hub.wake(&topics);
+                    if topics.contains(&TOLD) {
+                        tell.hub.feed.poke();
+                    }
                 }
             }
             Ok::<_, sqlx::Error>(())

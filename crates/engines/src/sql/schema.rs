@@ -51,6 +51,7 @@ CREATE VIEW lp_messages AS
     SELECT t.name AS topic, p.id - t.base AS part, m.place & 1099511627775 AS pos,
         to_timestamp(m.time / 1000.0) AS time, convert_from(m.id, 'UTF8') AS id, m.msg_key, m.headers, m.payload
     FROM lp_message m JOIN lp_partition p ON p.id = m.place >> 40 JOIN lp_topic t ON t.id = p.topic;
+CREATE TABLE lp_schema(version bigint NOT NULL, next_part bigint NOT NULL);
 ";
 
 /// The same for MySQL and MariaDB. What is compared byte by byte has a binary type or collation.
@@ -88,21 +89,48 @@ CREATE VIEW lp_messages AS
     SELECT t.name AS topic, p.id - t.base AS part, m.place & 1099511627775 AS pos,
         from_unixtime(m.time / 1000.0) AS time, convert(m.id USING utf8mb4) AS id, m.msg_key, m.headers, m.payload
     FROM lp_message m JOIN lp_partition p ON p.id = m.place >> 40 JOIN lp_topic t ON t.id = p.topic;
+CREATE TABLE lp_schema(version bigint NOT NULL, next_part bigint NOT NULL) ENGINE = InnoDB;
 ";
+
+/// Tables that are made together, and have one version.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tables {
+    /// The table that is made last, and has the version in its only row.
+    pub(super) mark: &'static str,
+    pub(super) version: i64,
+    /// All of them, the mark at the end.
+    #[cfg(feature = "postgres")]
+    pub(super) postgres: &'static str,
+    #[cfg(feature = "mysql")]
+    pub(super) mysql: &'static str,
+    /// Inserts the row, with `{version}` in the place of the version.
+    pub(super) row: &'static str,
+}
+
+/// The tables of the bus.
+pub(super) const TABLES: Tables = Tables {
+    mark: "lp_schema",
+    version: VERSION,
+    #[cfg(feature = "postgres")]
+    postgres: POSTGRES,
+    #[cfg(feature = "mysql")]
+    mysql: MYSQL,
+    row: "INSERT INTO lp_schema(version, next_part) VALUES ({version}, 1)",
+};
 
 /// Creates the tables if they aren't there, and refuses those of another version. Of several that open at once, one
 /// creates and the others wait for it.
-pub(super) async fn prepare(tx: &mut Tx, schema: &str) -> Step<()> {
+pub(super) async fn prepare(tx: &mut Tx, schema: &str, tables: &Tables) -> Step<()> {
     tx.look_at_clock().await?;
-    if let Some(version) = version(tx).await? {
-        return check(version);
+    if let Some(version) = version(tx, tables).await? {
+        return check(version, tables);
     }
     let dialect = tx.dialect();
     if dialect == Dialect::Postgres {
         tx.begin().await?;
     }
     tx.script(lock(dialect, schema)).await?;
-    let made = make(tx, schema).await;
+    let made = make(tx, schema, tables).await;
     // A session that ends lets go by itself.
     if dialect == Dialect::MySql {
         tx.script("DO RELEASE_LOCK(concat('linchpin.', database()))").await?;
@@ -111,13 +139,12 @@ pub(super) async fn prepare(tx: &mut Tx, schema: &str) -> Step<()> {
 }
 
 #[cfg_attr(not(feature = "postgres"), allow(unused_variables))]
-async fn make(tx: &mut Tx, schema: &str) -> Step<()> {
+async fn make(tx: &mut Tx, schema: &str, tables: &Tables) -> Step<()> {
     // Another process may have been faster.
-    if let Some(version) = version(tx).await? {
-        return check(version);
+    if let Some(version) = version(tx, tables).await? {
+        return check(version, tables);
     }
-    let done = "CREATE TABLE lp_schema(version bigint NOT NULL, next_part bigint NOT NULL)";
-    let row = format!("INSERT INTO lp_schema(version, next_part) VALUES ({VERSION}, 1)");
+    let row = tables.row.replace("{version}", &tables.version.to_string());
     match tx.dialect() {
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
@@ -128,16 +155,16 @@ async fn make(tx: &mut Tx, schema: &str) -> Step<()> {
                 0 => format!("CREATE SCHEMA IF NOT EXISTS {name};"),
                 _ => String::new(),
             };
-            tx.script(format!("{create} {POSTGRES} {done}; {row}")).await?;
+            tx.script(format!("{create} {} {row}", tables.postgres)).await?;
         }
         #[cfg(feature = "mysql")]
         Dialect::MySql => {
             // Each statement commits by itself here: what was cut short is begun again, and the version comes last.
-            let again = MYSQL
+            let again = tables
+                .mysql
                 .replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ")
                 .replace("CREATE VIEW ", "CREATE OR REPLACE VIEW ");
-            let done = done.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ");
-            tx.script(format!("{again} {done} ENGINE = InnoDB; {row}")).await?;
+            tx.script(format!("{again} {row}")).await?;
         }
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         _ => {}
@@ -157,23 +184,25 @@ fn lock(dialect: Dialect, schema: &str) -> String {
     }
 }
 
-pub(super) async fn version(tx: &mut Tx) -> Step<Option<i64>> {
+/// The version of the tables, if they are there.
+pub(super) async fn version(tx: &mut Tx, tables: &Tables) -> Step<Option<i64>> {
     let here = match tx.dialect() {
-        Dialect::Postgres => "SELECT count(*) FROM pg_class WHERE oid = to_regclass('lp_schema')",
+        Dialect::Postgres => "SELECT count(*) FROM pg_class WHERE oid = to_regclass(?)",
         Dialect::MySql => {
-            "SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name = 'lp_schema'"
+            "SELECT count(*) FROM information_schema.tables WHERE table_schema = database() AND table_name = ?"
         }
     };
-    if tx.one(here, &[]).await?.int(0)? == 0 {
+    if tx.one(here, &[tables.mark.into()]).await?.int(0)? == 0 {
         return Ok(None);
     }
-    Ok(tx.maybe("SELECT version FROM lp_schema", &[]).await?.map(|row| row.int(0)).transpose()?)
+    let sql = format!("SELECT version FROM {}", tables.mark);
+    Ok(tx.maybe(&sql, &[]).await?.map(|row| row.int(0)).transpose()?)
 }
 
-fn check(version: i64) -> Step<()> {
-    if version == VERSION {
+pub(super) fn check(version: i64, tables: &Tables) -> Step<()> {
+    if version == tables.version {
         return Ok(());
     }
-    let message = format!("the tables have version {version}, this build knows version {VERSION}");
+    let message = format!("the tables have version {version}, this build knows version {}", tables.version);
     Err(Error::new(Kind::Corrupt, message).help("upgrade Linchpin").into())
 }

@@ -27,11 +27,21 @@ pub(super) struct Tx {
     deadline: Instant,
     now: Option<i64>,
     touched: Vec<i64>,
+    /// Statements that go with the commit.
+    last: String,
 }
 
 impl Tx {
     pub(super) fn new(conn: Box<dyn Conn>, config: Arc<Config>, clock: Arc<DatabaseClock>) -> Self {
-        Self { conn, config, clock, deadline: Instant::now(), now: None, touched: Vec::new() }
+        Self {
+            conn,
+            config,
+            clock,
+            deadline: Instant::now(),
+            now: None,
+            touched: Vec::new(),
+            last: String::new(),
+        }
     }
 
     /// Prepares for other work, all of which must be done at `deadline`.
@@ -39,6 +49,7 @@ impl Tx {
         self.deadline = deadline;
         self.now = None;
         self.touched.clear();
+        self.last.clear();
     }
 
     pub(super) fn dialect(&self) -> Dialect {
@@ -67,6 +78,21 @@ impl Tx {
             self.now = Some(self.clocked(sql).await?);
         }
         Ok(())
+    }
+
+    /// Begins the transaction with these statements, each ended by `;`, in one request. The time is that after them.
+    pub(super) async fn begin_with(&mut self, sql: &str) -> Step<Vec<Row>> {
+        let sql = format!("BEGIN; {sql} SELECT {}", self.dialect().now());
+        let mut rows = within(self.deadline, self.conn.script(sql)).await?;
+        let now = rows.pop().ok_or(sqlx::Error::RowNotFound)?.int(0)?;
+        self.clock.read(now);
+        self.now = Some(now);
+        Ok(rows)
+    }
+
+    /// Puts statements, each ended by `;`, into the request that commits.
+    pub(super) fn at_commit(&mut self, sql: String) {
+        self.last = sql;
     }
 
     /// Begins a transaction that only reads, all of it as of one moment.
@@ -101,7 +127,8 @@ impl Tx {
 
     /// Commits; says which topics were touched.
     pub(super) async fn commit(&mut self) -> Step<Vec<i64>> {
-        self.script("COMMIT").await?;
+        let commit = format!("{} COMMIT", std::mem::take(&mut self.last));
+        self.script(commit).await?;
         self.now = None;
         Ok(std::mem::take(&mut self.touched))
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::conn::Arg;
-use super::core::Core;
+use super::core::{Core, Purpose};
 #[cfg(feature = "postgres")]
 use super::dialect::Dialect;
 use super::dialect::{padded, places};
@@ -23,8 +23,11 @@ const QUIET: Duration = Duration::from_secs(5);
 const LEASES: Duration = Duration::from_millis(250);
 
 /// Starts what asks, and what tells where the database can.
-pub(super) fn start(core: &Arc<Core>, stopped: &watch::Receiver<bool>) {
-    spawn(stopped, ask(Arc::downgrade(core)));
+pub(super) fn start(core: &Arc<Core>, stopped: &watch::Receiver<bool>, purpose: Purpose) {
+    // Watches are fed by what all relational engines share.
+    if purpose == Purpose::Bus {
+        spawn(stopped, ask(Arc::downgrade(core)));
+    }
     #[cfg(feature = "postgres")]
     if core.config.dialect == Dialect::Postgres {
         spawn(stopped, super::notify::tell(Arc::downgrade(core)));

@@ -112,7 +112,7 @@ impl SqliteBus {
     }
 }
 
-fn durability(config: &Config) -> &'static str {
+pub(super) fn durability(config: &Config) -> &'static str {
     match config.sync {
         _ if config.in_memory() => "in memory; gone with the handle",
         Sync::Full => "written to the file's log and synced to disk before the answer",

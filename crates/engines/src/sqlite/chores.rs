@@ -22,16 +22,29 @@ pub(super) struct Chores {
     retain_at: Instant,
     /// The last topic whose retention was applied.
     topic: i64,
+    /// Whether there is a bus to look after.
+    any: bool,
 }
+
+/// How often a handle without chores looks for some.
+const NEVER: Duration = Duration::from_secs(3600);
 
 impl Chores {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { tick_at: now, retain_at: now, topic: 0 }
+        Self { tick_at: now, retain_at: now, topic: 0, any: true }
+    }
+
+    /// For a handle that isn't a bus.
+    pub(super) fn none() -> Self {
+        Self { any: false, ..Self::new() }
     }
 
     /// How long there is nothing to do.
     pub(super) fn pause(&self, hub: &Hub) -> Duration {
+        if !self.any {
+            return NEVER;
+        }
         let tick_at = if hub.any_members() { self.tick_at } else { self.tick_at + IDLE - TICK };
         tick_at.saturating_duration_since(Instant::now())
     }
@@ -39,7 +52,7 @@ impl Chores {
     /// Does what is due.
     pub(super) fn run(&mut self, hub: &Hub, worker: &mut Worker) {
         let now = Instant::now();
-        if now < self.tick_at {
+        if !self.any || now < self.tick_at {
             return;
         }
         hub.members().iter().for_each(|member| member.tick(now));

@@ -12,7 +12,9 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::NAME;
+use super::chores::Chores;
 use super::connect;
+use super::coord;
 use super::error::Failure;
 use super::reader::{Look, Reader};
 use super::schema;
@@ -36,17 +38,30 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// Opens the file and starts the threads. Blocks.
+    /// Opens the file for a bus and starts the threads. Blocks.
     pub(super) fn open(config: Config) -> Result<Arc<Self>> {
-        let config = Arc::new(config);
         let mut conn = connect::writer(&config)?;
         schema::prepare(&mut conn)?;
-        let clock = Arc::new(MonotoneClock::new(schema::latest_time(&conn)?));
+        let latest = schema::latest_time(&conn)?;
+        Self::start(config, conn, latest, Chores::new())
+    }
+
+    /// Opens the file for coordination and starts the threads. Blocks.
+    pub(super) fn open_coord(config: Config) -> Result<Arc<Self>> {
+        let mut conn = connect::writer(&config)?;
+        coord::prepare(&mut conn)?;
+        let latest = coord::latest_time(&conn)?;
+        Self::start(config, conn, latest, Chores::none())
+    }
+
+    fn start(config: Config, conn: Connection, latest: i64, chores: Chores) -> Result<Arc<Self>> {
+        let config = Arc::new(config);
+        let clock = Arc::new(MonotoneClock::new(latest));
         let hub = Arc::new(Hub::default());
         let reader = if config.in_memory() { None } else { Some(Self::read_along(&config, &hub)?) };
         let (writer, tasks) = mpsc::channel();
         let worker = Worker::new(conn, config.clone(), hub.clone(), clock.clone());
-        spawn("linchpin-sqlite-writer", move || worker.work(&tasks))?;
+        spawn("linchpin-sqlite-writer", move || worker.work(&tasks, chores))?;
         let (topics, closed) = (Mutex::default(), AtomicBool::new(false));
         Ok(Arc::new(Self { config, hub, clock, topics, writer, reader, closed }))
     }

@@ -9,7 +9,7 @@ use linchpin_core::{Error, Kind, Result};
 use nix::sys::statvfs::statvfs;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{Config, Sync};
+use super::{Config, Sync, coord, schema};
 use crate::relational::VERSION;
 
 /// Less free space than this is worth a look.
@@ -115,7 +115,8 @@ fn log(path: &Path) -> Option<Finding> {
 struct Checked {
     bytes: u64,
     mode: String,
-    version: i64,
+    /// What has tables here, their version, and the version that this build knows.
+    versions: [(&'static str, Option<i64>, i64); 2],
     damage: Vec<String>,
 }
 
@@ -130,7 +131,10 @@ fn look(path: &Path) -> rusqlite::Result<Checked> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     conn.busy_timeout(std::time::Duration::from_secs(5))?;
     let mode = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-    let version = conn.query_row("SELECT version FROM lp_schema", [], |row| row.get(0))?;
+    let versions = [
+        ("bus", schema::version(&conn)?, VERSION),
+        ("coordination", coord::version(&conn)?, crate::relational::coord::VERSION),
+    ];
     let bytes = conn.query_row(
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
         [],
@@ -138,19 +142,22 @@ fn look(path: &Path) -> rusqlite::Result<Checked> {
     )?;
     let damage =
         conn.prepare("PRAGMA quick_check(3)")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    Ok(Checked { bytes, mode, version, damage })
+    Ok(Checked { bytes, mode, versions, damage })
 }
 
 impl Checked {
     fn tell(self) -> [Finding; 2] {
         let (size, mode) = (ByteSize(self.bytes), self.mode);
-        let text = format!("{size}, journal mode {mode}, schema {}", self.version);
+        let there = self.versions.iter().filter_map(|(what, version, _)| version.map(|of| (what, of)));
+        let schemas: Vec<_> = there.map(|(what, version)| format!(", {what} version {version}")).collect();
+        let text = format!("{size}, journal mode {mode}{}", schemas.concat());
         // The engine refuses other versions and modes when it opens; here they are for the reader.
-        let file = if mode == "wal" && self.version == VERSION {
-            Finding::well("file", text)
-        } else {
-            Finding::look("file", text)
-        };
+        let file =
+            if mode == "wal" && self.versions.iter().all(|(_, is, known)| is.is_none_or(|is| is == *known)) {
+                Finding::well("file", text)
+            } else {
+                Finding::look("file", text)
+            };
         let integrity = match self.damage.as_slice() {
             [fine] if fine == "ok" => Finding::well("integrity", "quick_check found nothing"),
             damage => {

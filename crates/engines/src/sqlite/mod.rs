@@ -24,6 +24,7 @@ mod bus;
 mod chores;
 mod claim;
 mod connect;
+mod coord;
 mod core;
 mod doctor;
 mod error;
@@ -47,6 +48,7 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::coord::CoordEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqliteBus;
@@ -65,4 +67,12 @@ pub const NAME: &str = "sqlite";
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = SqliteBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens coordination in the file that `url` names, creating the file and its tables if need be.
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn open_coord(url: &EngineUrl) -> Result<Arc<dyn CoordEngine>> {
+    coord::open(Config::from_url(url)?).await
 }

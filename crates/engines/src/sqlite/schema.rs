@@ -67,7 +67,8 @@ pub(super) fn latest_time(conn: &Connection) -> Result<i64> {
     conn.query_row(sql, [], |row| row.get(0)).map_err(|e| map(e, "open"))
 }
 
-fn version(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+/// The version of the tables, if they are there.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     let there = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'lp_schema'";
     if conn.query_row(there, [], |_| Ok(())).optional()?.is_none() {
         return Ok(None);

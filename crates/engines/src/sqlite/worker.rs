@@ -108,8 +108,7 @@ impl Worker {
     }
 
     /// Runs until it is stopped or every handle is gone.
-    pub(super) fn work(mut self, tasks: &Receiver<Task>) {
-        let mut chores = Chores::new();
+    pub(super) fn work(mut self, tasks: &Receiver<Task>, mut chores: Chores) {
         loop {
             let first = match tasks.recv_timeout(chores.pause(&self.hub)) {
                 Ok(task) => Some(task),

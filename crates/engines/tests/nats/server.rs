@@ -54,9 +54,14 @@ impl Server {
 
     /// A bus, once JetStream is up.
     pub(crate) async fn bus(&self, options: &str) -> Bus {
+        self.until_up(&self.url(options)).await
+    }
+
+    /// The same at this URL.
+    pub(crate) async fn until_up(&self, url: &str) -> Bus {
         let patience = Instant::now() + Duration::from_secs(10);
         loop {
-            match open(&self.url(options)).await {
+            match open(url).await {
                 Err(e) if e.kind() == Kind::Unavailable && Instant::now() < patience => {}
                 bus => return bus.unwrap(),
             }

@@ -1,0 +1,142 @@
+//! Deliberately broken engines: the memory engine with one fault. Each must turn a named case red.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use linchpin::coord::{Caps, Change, Coord, CoordEngine, Entry, LeaseId, Rev, Watch, Watched, When};
+use linchpin::{Kind, Result};
+use linchpin_core::Info;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    RepeatsRevision,
+    DropsChange,
+    IgnoresRevision,
+    CreatesAnyway,
+    KeepsLeases,
+    IgnoresRenewal,
+    ListsBackwards,
+    IgnoresAfter,
+    DeletesAnyway,
+    EmptySnapshot,
+    HidesDeletes,
+    TakesAnyKey,
+    WritesWithoutLease,
+}
+
+/// The engine with this fault.
+pub(super) fn with(coord: Coord, fault: Fault) -> Coord {
+    Coord::new(Arc::new(Faulty { inner: coord.engine().clone(), fault }))
+}
+
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<dyn CoordEngine>,
+    fault: Fault,
+}
+
+impl Faulty {
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+}
+
+#[async_trait]
+impl CoordEngine for Faulty {
+    fn info(&self) -> &Info {
+        self.inner.info()
+    }
+
+    fn caps(&self) -> Caps {
+        self.inner.caps()
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>> {
+        match self.inner.get(key).await {
+            Err(e) if e.kind() == Kind::Invalid && self.has(Fault::TakesAnyKey) => Ok(None),
+            other => other,
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>> {
+        let after = after.filter(|_| !self.has(Fault::IgnoresAfter));
+        let mut entries = self.inner.list(prefix, after, limit).await?;
+        if self.has(Fault::IgnoresAfter) && entries.len() == limit {
+            entries.pop();
+        }
+        if self.has(Fault::ListsBackwards) {
+            entries.reverse();
+        }
+        Ok(entries)
+    }
+
+    async fn put(&self, key: &str, value: Bytes, when: When, lease: Option<&LeaseId>) -> Result<Rev> {
+        let when = match when {
+            When::Is(_) if self.has(Fault::IgnoresRevision) => When::Always,
+            When::Absent if self.has(Fault::CreatesAnyway) => When::Always,
+            other => other,
+        };
+        let done = match self.inner.put(key, value.clone(), when, lease).await {
+            Err(e) if e.kind() == Kind::Invalid && self.has(Fault::TakesAnyKey) => Ok(Rev(1)),
+            Err(e) if e.kind() == Kind::NotFound && self.has(Fault::WritesWithoutLease) => {
+                self.inner.put(key, value, when, None).await
+            }
+            other => other,
+        };
+        done.map(|rev| if self.has(Fault::RepeatsRevision) { Rev(rev.0.saturating_sub(1) / 2) } else { rev })
+    }
+
+    async fn delete(&self, key: &str, when: When) -> Result<bool> {
+        let when = if self.has(Fault::DeletesAnyway) { When::Always } else { when };
+        self.inner.delete(key, when).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
+        let ttl = if self.has(Fault::KeepsLeases) { ttl * 1_000 } else { ttl };
+        self.inner.grant(ttl).await
+    }
+
+    async fn renew(&self, lease: &LeaseId) -> Result<()> {
+        if self.has(Fault::IgnoresRenewal) { Ok(()) } else { self.inner.renew(lease).await }
+    }
+
+    async fn revoke(&self, lease: &LeaseId) -> Result<()> {
+        self.inner.revoke(lease).await
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Watched> {
+        let Watched { mut snapshot, changes } = self.inner.watch(prefix).await?;
+        if self.has(Fault::EmptySnapshot) {
+            snapshot.clear();
+        }
+        let watch = FaultyWatch { inner: changes, fault: self.fault, told: AtomicU64::new(0) };
+        Ok(Watched { snapshot, changes: Box::new(watch) })
+    }
+}
+
+#[derive(Debug)]
+struct FaultyWatch {
+    inner: Box<dyn Watch>,
+    fault: Fault,
+    told: AtomicU64,
+}
+
+#[async_trait]
+impl Watch for FaultyWatch {
+    async fn next(&mut self, wait: Duration) -> Result<Vec<Change>> {
+        let mut changes = self.inner.next(wait).await?;
+        changes.retain(|change| match self.fault {
+            // Late enough that nobody writes the key once more.
+            Fault::DropsChange => {
+                !change.key().starts_with("w/1")
+                    || !self.told.fetch_add(1, Ordering::Relaxed).is_multiple_of(5)
+            }
+            Fault::HidesDeletes => matches!(change, Change::Put(_)),
+            _ => true,
+        });
+        Ok(changes)
+    }
+}
