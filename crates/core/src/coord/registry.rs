@@ -112,6 +112,23 @@ pub struct Registration {
 }
 
 impl Coord {
+    /// Every service with what is registered of it now, also what takes no calls, by name and id. What isn't an instance is
+    /// left out.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn services(&self) -> Result<BTreeMap<String, Vec<Instance>>> {
+        let mut services: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+        for entry in self.list("service/").await? {
+            let place = entry.key.strip_prefix("service/").and_then(|rest| rest.rsplit_once("/~"));
+            let instance = serde_json::from_slice(&entry.value);
+            if let (Some((service, _)), Ok(instance)) = (place, instance) {
+                services.entry(service.to_owned()).or_default().push(instance);
+            }
+        }
+        Ok(services)
+    }
+
     /// Registers an instance of a service, for as long as the answer lives. Call it inside a tokio runtime: it starts a task.
     ///
     /// # Errors

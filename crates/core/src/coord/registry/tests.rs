@@ -116,3 +116,15 @@ async fn ids_make_keys() {
         assert_eq!(coord.register(service, instance).await.unwrap_err().kind(), Kind::Invalid);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn services_are_listed_by_name() {
+    let coord = Coord::new(MemoryCoord::new());
+    let _one = coord.register("time", instance()).await.unwrap();
+    let _two = coord.register("time", Instance::new("127.0.0.1:7002")).await.unwrap();
+    let _three = coord.register("shop/stock", instance()).await.unwrap();
+    coord.put("service/time/~junk", "junk", When::Always).await.unwrap();
+    let services = coord.services().await.unwrap();
+    let counts: Vec<_> = services.iter().map(|(name, all)| (name.as_str(), all.len())).collect();
+    assert_eq!(counts, [("shop/stock", 1), ("time", 2)]);
+}
