@@ -6,6 +6,7 @@ mod doctor;
 mod hold;
 mod kv;
 mod out;
+mod service;
 mod topic;
 
 use std::path::Path;
@@ -40,6 +41,9 @@ enum Command {
     Lock(hold::LockCommand),
     /// Run a command as the leader of an election
     Elect(hold::ElectArgs),
+    /// Register, list, watch and call instances of services
+    #[command(subcommand)]
+    Service(service::Command),
     /// Tell what is wrong with engines
     Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
@@ -70,6 +74,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kv(command) => kv::run(command, cli.json).await,
         Command::Lock(command) => hold::lock(command).await,
         Command::Elect(args) => hold::elect(args).await,
+        Command::Service(command) => service::run(command, cli.json).await,
         Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,
