@@ -7,6 +7,7 @@ mod hold;
 mod kv;
 mod id;
 mod out;
+mod service;
 mod topic;
 
 use std::path::Path;
@@ -47,6 +48,9 @@ enum Command {
     /// Give out ids to programs in other languages
     #[command(subcommand)]
     Ids(id::Source),
+    /// Register, list, watch and call instances of services
+    #[command(subcommand)]
+    Service(service::Command),
     /// Tell what is wrong with engines
     Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
@@ -79,6 +83,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Elect(args) => hold::elect(args).await,
         Command::Id(command) => id::run(command, cli.json).await.map(|()| ExitCode::SUCCESS),
         Command::Ids(command) => id::source(command, cli.json).await.map(|()| ExitCode::SUCCESS),
+        Command::Service(command) => service::run(command, cli.json).await,
         Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,

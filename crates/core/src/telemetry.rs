@@ -30,6 +30,8 @@ pub const SESSIONS_LOST: &str = "linchpin_coord_sessions_lost_total";
 pub const ACQUIRED: &str = "linchpin_coord_acquired_total";
 /// How long acquiring took, in seconds, by `kind`.
 pub const ACQUIRE_SECONDS: &str = "linchpin_coord_acquire_seconds";
+/// Instances to pick from, by `service`.
+pub const ENDPOINTS: &str = "linchpin_coord_endpoints";
 /// Calls of keys by hand, by `op` (`get`, `list`, `put`, `delete`, `watch`) and `outcome` (`ok`, `conflict`, `error`).
 pub const COORD_CALLS: &str = "linchpin_coord_calls_total";
 
