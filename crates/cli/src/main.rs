@@ -4,8 +4,8 @@
 mod demo;
 mod doctor;
 mod hold;
-mod kv;
 mod id;
+mod kv;
 mod out;
 mod service;
 mod topic;
