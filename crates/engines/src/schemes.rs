@@ -22,6 +22,10 @@ pub const REDISS: Scheme = scheme("rediss", "redis", BY_REDIS);
 pub const REDIS_CLUSTER: Scheme = scheme("redis-cluster", "redis", BY_REDIS);
 /// The same, encrypted.
 pub const REDISS_CLUSTER: Scheme = scheme("rediss-cluster", "redis", BY_REDIS);
+/// Redis lists of bare payloads: `redis-list://host:6379`.
+pub const REDIS_LIST: Scheme = scheme("redis-list", "redis", BY_REDIS_LIST);
+/// The same, encrypted.
+pub const REDISS_LIST: Scheme = scheme("rediss-list", "redis", BY_REDIS_LIST);
 /// Redis channels, which keep nothing: `redis-pubsub://host:6379`.
 pub const REDIS_PUBSUB: Scheme = scheme("redis-pubsub", "redis", BY_REDIS_PUBSUB);
 /// The same, encrypted.
@@ -32,11 +36,24 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// etcd: `etcd://user:password@host:2379,host:2379`.
+pub const ETCD: Scheme = scheme("etcd", "etcd", BY_ETCD);
+/// The same, encrypted.
+pub const ETCD_TLS: Scheme = scheme("etcd+tls", "etcd", BY_ETCD);
+/// Consul: `consul://host:8500,host:8500`.
+pub const CONSUL: Scheme = scheme("consul", "consul", BY_CONSUL);
+/// The same, encrypted.
+pub const CONSUL_TLS: Scheme = scheme("consul+tls", "consul", BY_CONSUL);
+/// ZooKeeper: `zookeeper://host:2181,host:2181/path`.
+pub const ZOOKEEPER: Scheme = scheme("zookeeper", "zookeeper", BY_ZOOKEEPER);
+/// The same, encrypted.
+pub const ZOOKEEPER_TLS: Scheme = scheme("zookeeper+tls", "zookeeper", BY_ZOOKEEPER);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sqlite::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sqlite::ids(url))),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
     ..Ways::NONE
 });
@@ -47,6 +64,7 @@ const BY_SQLITE: Option<Ways> = None;
 const BY_SQL: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sql::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sql::ids(url))),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
     ..Ways::NONE
 });
@@ -62,11 +80,21 @@ const BY_MYSQL: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
+    coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::redis::ids(url))),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });
 #[cfg(not(feature = "redis"))]
 const BY_REDIS: Option<Ways> = None;
+#[cfg(feature = "redis")]
+const BY_REDIS_LIST: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::redis::list::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::redis::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "redis"))]
+const BY_REDIS_LIST: Option<Ways> = None;
 #[cfg(feature = "redis")]
 const BY_REDIS_PUBSUB: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::pubsub::open(&url).await })),
@@ -93,3 +121,30 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "etcd")]
+const BY_ETCD: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::etcd::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::etcd::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "etcd"))]
+const BY_ETCD: Option<Ways> = None;
+
+#[cfg(feature = "consul")]
+const BY_CONSUL: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::consul::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::consul::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "consul"))]
+const BY_CONSUL: Option<Ways> = None;
+
+#[cfg(feature = "zookeeper")]
+const BY_ZOOKEEPER: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::zookeeper::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::zookeeper::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "zookeeper"))]
+const BY_ZOOKEEPER: Option<Ways> = None;

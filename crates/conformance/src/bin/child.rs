@@ -96,7 +96,11 @@ impl Child {
     async fn publish(&self, topic: &str, from: u64, count: u64, batch: u64) -> Result<Event, Error> {
         let numbers: Vec<u64> = (from..from + count).collect();
         for numbers in numbers.chunks(usize::try_from(batch).unwrap()) {
-            let messages = numbers.iter().map(|n| Message::new(n.to_string()).key((n % 16).to_string()));
+            let keyed = self.bus.caps().metadata;
+            let messages = numbers.iter().map(|n| {
+                let message = Message::new(n.to_string());
+                if keyed { message.key((n % 16).to_string()) } else { message }
+            });
             let options = PublishOptions::default();
             let answers = self.bus.engine().publish(topic, messages.collect(), &options).await;
             let stored = numbers.iter().zip(answers).map(|(n, answer)| {

@@ -51,11 +51,21 @@ async fn tally(coord: Coord, key: &'static str, times: usize) -> Tally {
     tally
 }
 
+/// Until a write is answered: the harm may have ended a moment ago, and nobody wrote since.
+async fn back(coord: &Coord) {
+    let started = Instant::now();
+    while coord.put("back", "x", When::Always).await.is_err() {
+        assert!(started.elapsed() < BACK, "no write after {BACK:?}");
+        sleep(MOMENT).await;
+    }
+}
+
 /// Four tasks increment while `harm` is done; every answer is held against what is there in the end.
 async fn count_through(s: &Space, times: usize, harm: impl AsyncFnOnce()) {
     let tasks: Vec<JoinHandle<Tally>> =
         (0..4).map(|_| tokio::spawn(tally(s.coord.clone(), "count", times))).collect();
     harm().await;
+    back(&s.coord).await;
     let (mut revs, mut unknown) = (Vec::new(), 0);
     for task in tasks {
         let tally = task.await.unwrap();
@@ -126,6 +136,7 @@ async fn watch_through(s: &Space, harm: impl AsyncFnOnce()) {
     };
     tokio::join!(watching, harm());
     writers.join_all().await;
+    back(&s.coord).await;
     put(&s.coord, "w/really", "x").await;
     picture.until("w/really", SOON).await;
     picture.check(&s.coord, "w/").await;

@@ -14,6 +14,11 @@ impl Known {
         Self(snapshot.iter().map(|entry| (entry.key.clone(), entry.rev)).collect())
     }
 
+    /// The revision that was told of the key last, if it is there.
+    pub fn get(&self, key: &str) -> Option<Rev> {
+        self.0.get(key).copied()
+    }
+
     /// Learns a change; whether it was news. What is older than what is known isn't.
     pub fn learn(&mut self, change: &Change) -> bool {
         match change {

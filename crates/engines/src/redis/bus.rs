@@ -11,13 +11,14 @@ use linchpin_core::bus::{
 
 use super::NAME;
 use super::core::Core;
+use super::form::{Form, STREAMS};
 use super::member::Member;
 use super::state::SHELF;
 use super::subscription::RedisSubscription;
 use super::topic::check_start;
 use super::url::Config;
 
-/// A bus on Redis streams. See the [module](super) for how it works and [`Config`] for its options.
+/// A bus on Redis streams, or on lists. See the [module](super) for how it works and [`Config`] for its options.
 #[derive(Debug)]
 pub struct RedisBus {
     core: Arc<Core>,
@@ -35,8 +36,16 @@ impl RedisBus {
         } else {
             "in the server's memory, and in its log as `appendonly` and `appendfsync` say: under `everysec` a kill can lose up to two seconds on a busy disk, under `always` nothing"
         };
-        let info = Info { engine: NAME, url: config.url.clone(), durability };
-        Ok(Self { core: Core::open(config).await?, info })
+        Self::in_form(config, &STREAMS, durability).await
+    }
+
+    pub(super) async fn in_form(
+        config: Config,
+        form: &'static Form,
+        durability: &'static str,
+    ) -> Result<Self> {
+        let info = Info { engine: form.name, url: config.url.clone(), durability };
+        Ok(Self { core: Core::open(config, form).await?, info })
     }
 }
 
@@ -47,20 +56,7 @@ impl BusEngine for RedisBus {
     }
 
     fn caps(&self) -> Caps {
-        Caps {
-            durable: true,
-            shared: true,
-            groups: true,
-            broadcast: true,
-            ordered: true,
-            redelivery: true,
-            delay: true,
-            replay: true,
-            metadata: true,
-            retention: true,
-            offsets: true,
-            failover: !self.core.link.is_cluster(),
-        }
+        Caps { failover: !self.core.link.is_cluster(), ..self.core.form.caps }
     }
 
     async fn ensure(&self, topic: &str, options: &TopicOptions) -> Result<()> {
@@ -83,7 +79,7 @@ impl BusEngine for RedisBus {
         messages: Vec<Message>,
         options: &PublishOptions,
     ) -> Vec<Result<Position>> {
-        self.core.publish(topic, messages, options.partitioner).await
+        self.core.store_all(topic, messages, options.partitioner).await
     }
 
     async fn subscribe(&self, topic: &str, options: &SubscribeOptions) -> Result<Box<dyn Subscription>> {
@@ -91,6 +87,7 @@ impl BusEngine for RedisBus {
         let partitions = known.options.partitions;
         let check = || options.check(partitions).and_then(|()| check_start(options.start, partitions));
         check().map_err(|e| e.engine(NAME).op("subscribe"))?;
+        self.core.form.check(options).map_err(|e| e.op("subscribe"))?;
         let joined = self.core.join(&known, options, 2 * SHELF).await?;
         let member = Member::new(self.core.clone(), known, joined, options.clone());
         self.core.add(&member);
@@ -105,10 +102,17 @@ impl BusEngine for RedisBus {
     }
 
     async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
+        if !self.core.form.caps.replay {
+            self.core.look_up(topic, "seek").await?;
+            return Err(self.core.form.unsupported("replay").op("seek"));
+        }
         self.core.seek(topic, group, to).await
     }
 
     async fn trim(&self, topic: &str) -> Result<u64> {
+        if !self.core.form.caps.retention {
+            return self.core.look_up(topic, "trim").await.map(|_| 0);
+        }
         self.core.trim(topic).await
     }
 

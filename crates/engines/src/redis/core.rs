@@ -8,6 +8,7 @@ use linchpin_core::Result;
 use tokio::task::AbortHandle;
 
 use super::error::closed;
+use super::form::Form;
 use super::hints::Hints;
 use super::keys::Keys;
 use super::link::Link;
@@ -18,6 +19,7 @@ use super::url::Config;
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) config: Config,
+    pub(super) form: &'static Form,
     pub(super) keys: Keys,
     pub(super) link: Link,
     pub(super) topics: Mutex<HashMap<String, Arc<Known>>>,
@@ -33,10 +35,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    pub(super) async fn open(config: Config) -> Result<Arc<Self>> {
+    pub(super) async fn open(config: Config, form: &'static Form) -> Result<Arc<Self>> {
         let link = Link::open(config.clone()).await?;
         let core = Arc::new(Self {
-            keys: Keys::new(&config.prefix),
+            keys: Keys::new(&config.prefix, form.lists),
+            form,
             link,
             topics: Mutex::default(),
             hints: Hints::new(),
@@ -46,8 +49,11 @@ impl Core {
             config,
         });
         let listening = tokio::spawn(super::hints::listen(Arc::downgrade(&core), core.config.clone()));
-        let keeping = tokio::spawn(super::retain::keep(Arc::downgrade(&core)));
-        lock(&core.tasks).extend([listening.abort_handle(), keeping.abort_handle()]);
+        lock(&core.tasks).push(listening.abort_handle());
+        if form.caps.retention {
+            let keeping = tokio::spawn(super::retain::keep(Arc::downgrade(&core)));
+            lock(&core.tasks).push(keeping.abort_handle());
+        }
         Ok(core)
     }
 

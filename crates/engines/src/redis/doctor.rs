@@ -164,7 +164,7 @@ fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
 
 /// Tries what a bus needs, on a key that isn't there.
 async fn rights(config: &Config, connection: &mut MultiplexedConnection) -> Finding {
-    let keys = Keys::new(&config.prefix);
+    let keys = Keys::new(&config.prefix, false);
     let stream = keys.stream("lp-doctor", 0);
     let mut tries = [redis::cmd("EVAL"), redis::cmd("XADD"), redis::cmd("HGET"), redis::cmd("PUBLISH")];
     let [eval, add, get, publish] = &mut tries;

@@ -13,7 +13,7 @@ use super::entry::{EntryId, decode};
 use super::hints::POLL;
 use super::keys::PartKeys;
 use super::member::Member;
-use super::script::{Call, FETCH};
+use super::script::Call;
 use super::state::{Grip, Parcel, SHELF};
 
 /// The most messages that are fetched ahead.
@@ -102,6 +102,7 @@ impl Member {
     /// One answer of a server, or of each slot of a cluster: together they fetch no more than asked, and what is asked for
     /// is looked for everywhere before there is less of it.
     async fn ask_all<'p>(&self, parts: &'p [&(u32, PartKeys)], count: usize) -> Vec<Result<Answer<'p>>> {
+        let fetching = &Call::new(self.core.form.scripts.fetch);
         let mut left = count;
         let mut answers = Vec::new();
         let mut slots: VecDeque<&[&(u32, PartKeys)]> =
@@ -110,7 +111,7 @@ impl Member {
             let now: Vec<_> = slots.drain(..slots.len().min(left)).collect();
             let (share, more) = (left / now.len(), left % now.len());
             let asking = now.into_iter().enumerate().map(|(n, slot)| async move {
-                let call = slot.iter().fold(Call::new(&FETCH), |call, (_, keys)| call.keys(keys));
+                let call = slot.iter().fold(fetching.clone(), |call, (_, keys)| call.keys(keys));
                 let call = self.ask(call, share + usize::from(n < more));
                 Ok((slot, self.core.link.call::<Fetched>(&call, "next").await?))
             });

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::error::{NO_TOPIC, ORDER, error, map, no_topic};
-use super::script::{Call, DROP, JOIN, OPEN, SEEK};
+use super::script::{Call, JOIN, SEEK};
 use super::topic::{Known, check_start, start_of};
 
 /// What the groups of broadcast subscribers are called; no other name begins like this.
@@ -69,8 +69,9 @@ impl Core {
 
     async fn open_group(&self, topic: &Known, group: &str, born: &str, start: Start) -> Result<()> {
         let opening = (0..topic.options.partitions).map(|n| async move {
-            let [stream, record, waiting, _] = self.keys.part(&topic.name, n, group);
-            let call = Call::new(&OPEN).key(stream).key(record).key(waiting);
+            let (keys, name) = (&self.keys, &topic.name);
+            let call = Call::new(self.form.scripts.open).keys(&keys.part(name, n, group));
+            let call = call.key(keys.record(name, n)).key(keys.stream(name, n));
             let call = call.text(group).text(born).text(&start_of(start, n));
             self.link.call::<i64>(&call, "subscribe").await
         });
@@ -165,8 +166,8 @@ impl Core {
         forget.cmd("DEL").arg(self.keys.members(&topic.name, group));
         self.link.pipeline(forget, &groups, "remove").await?.into_iter().collect::<Result<Vec<_>>>()?;
         let dropping = (0..topic.options.partitions).map(|n| async move {
-            let [stream, record, waiting, _] = self.keys.part(&topic.name, n, group);
-            let call = Call::new(&DROP).key(stream).key(record).key(waiting).text(group).text(born);
+            let call = Call::new(self.form.scripts.drop).keys(&self.keys.part(&topic.name, n, group));
+            let call = call.key(self.keys.record(&topic.name, n)).text(group).text(born);
             self.link.call::<i64>(&call, "remove").await
         });
         try_join_all(dropping).await.map(drop)

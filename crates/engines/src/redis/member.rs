@@ -15,6 +15,7 @@ use super::hints::POLL;
 use super::keys::PartKeys;
 use super::ordered::Ordered;
 use super::script::{BEAT, Call, LEAVE};
+use super::settle::Act;
 use super::state::{Grip, SHELF, State};
 use super::topic::Known;
 
@@ -202,7 +203,9 @@ impl Member {
         let mut out = Vec::new();
         while out.len() < max {
             let Some(parcel) = state.shelf.pop_front_if(|p| now < p.filled + SHELF) else { break };
-            out.push(state.hand_out(parcel, &self.options, now));
+            let mut delivery = state.hand_out(parcel, &self.options, now);
+            delivery.position.offset.take_if(|_| !self.core.form.caps.offsets);
+            out.push(delivery);
         }
         // Quick enough to be worth fetching ahead for.
         let low = state.shelf.len() < state.window / 2;
@@ -262,13 +265,15 @@ impl Member {
         }
         // A clean leave never uses up the last attempt.
         let last = self.options.max_attempts - 1;
-        let back = held.into_iter().map(|p| (p.attempt.min(last), p));
-        let back = back.chain(shelf.into_iter().map(|p| (p.attempt - 1, p))).collect();
+        let back = held.into_iter().map(|p| (p, Act::Back(p.attempt.min(last))));
+        let back = back.chain(shelf.into_iter().map(|p| (p, Act::Unread(p.attempt - 1)))).collect();
         let mut left = self.put_back(back).await;
         for (partition, fence) in owned {
             left = left.and(self.lease(partition, fence, Duration::ZERO).await.map(drop));
         }
-        let leaving = self.parts.iter().map(|(_, [stream, record, ..])| async move {
+        // Lists keep no consumers.
+        let parts = if self.core.form.lists { [].as_slice() } else { self.parts.as_slice() };
+        let leaving = parts.iter().map(|(_, [stream, record, ..])| async move {
             let call = Call::new(&LEAVE).key(stream.clone()).key(record.clone());
             let call = call.text(&self.joined.group).text(&self.joined.consumer).text(&self.joined.born);
             self.core.link.call::<i64>(&call, "close").await

@@ -1,4 +1,5 @@
-//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`).
+//! Redis: messages in streams, on one server (`redis:`) or over a cluster (`redis-cluster:`). Weaker, and understood by
+//! more programs: [`list`] and [`pubsub`].
 //!
 //! # URL
 //! `redis://user:password@host:6379/0`, `redis-cluster://host:port,host:port`; `rediss://` and `rediss-cluster://` are
@@ -23,15 +24,19 @@
 //! * Offsets are made of entry ids (`milliseconds << 20 | sequence`): they rise, and aren't dense.
 
 mod bus;
+pub mod coord;
 mod core;
 mod doctor;
 mod entry;
 mod error;
 mod fetch;
+mod form;
 mod group;
 mod hints;
+mod ids;
 mod keys;
 mod link;
+pub mod list;
 mod member;
 mod ordered;
 mod publish;
@@ -49,11 +54,13 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::RedisBus;
 pub use self::doctor::examine;
 use self::error::NAME;
+pub use self::ids::RedisIds;
 pub use self::url::{Config, Tls};
 
 /// Opens the bus on the server, or the cluster, that `url` names.
@@ -63,4 +70,12 @@ pub use self::url::{Config, Tls};
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = RedisBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens the counters on the server, or the cluster, that `url` names. See [`RedisIds`].
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(RedisIds::open(&url).await?))
 }

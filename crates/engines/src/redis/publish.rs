@@ -12,10 +12,24 @@ use super::script::{Call, DELAY};
 use super::topic::{Known, lost_stream};
 
 /// The messages of a call that travel together, each with its place in the call and its partition.
-type Batch = Vec<(usize, u32, Message)>;
+pub(super) type Batch = Vec<(usize, u32, Message)>;
 
 impl Core {
-    pub(super) async fn publish(
+    /// Stores messages in the way of the engine.
+    pub(super) async fn store_all(
+        &self,
+        topic: &str,
+        messages: Vec<Message>,
+        partitioner: Partitioner,
+    ) -> Vec<Result<Position>> {
+        if self.form.lists {
+            self.push(topic, messages, partitioner).await
+        } else {
+            self.publish(topic, messages, partitioner).await
+        }
+    }
+
+    async fn publish(
         &self,
         topic: &str,
         messages: Vec<Message>,
@@ -106,7 +120,7 @@ impl Core {
     }
 
     /// A stream that is missing may mean that the topic was removed meanwhile.
-    async fn explain(&self, topic: &str, answers: &mut [Result<Position>]) {
+    pub(super) async fn explain(&self, topic: &str, answers: &mut [Result<Position>]) {
         if !answers.iter().any(|a| a.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt)) {
             return;
         }
@@ -122,14 +136,14 @@ impl Core {
     }
 }
 
-fn put(answers: &mut [Result<Position>], at: usize, answer: Result<Position>) {
+pub(super) fn put(answers: &mut [Result<Position>], at: usize, answer: Result<Position>) {
     if let Some(slot) = answers.get_mut(at) {
         *slot = answer;
     }
 }
 
 /// The partition of a message, if the topic takes it.
-fn accept(topic: &Known, message: &Message, partitioner: Partitioner) -> Result<u32> {
+pub(super) fn accept(topic: &Known, message: &Message, partitioner: Partitioner) -> Result<u32> {
     let (size, limit) = (message.size() as u64, topic.options.max_message);
     if size > limit {
         return Err(error(Kind::Invalid, format!("a message of {size} bytes is over the limit of {limit}"))
@@ -138,7 +152,7 @@ fn accept(topic: &Known, message: &Message, partitioner: Partitioner) -> Result<
     partitioner.choose(message, topic.options.partitions, &topic.round).map_err(|e| e.engine(super::NAME))
 }
 
-fn by_partition(mut batch: Batch) -> Vec<Batch> {
+pub(super) fn by_partition(mut batch: Batch) -> Vec<Batch> {
     // Stable: those of one partition keep their order.
     batch.sort_by_key(|(_, partition, _)| *partition);
     let mut out: Vec<Batch> = Vec::new();

@@ -12,6 +12,13 @@ macro_rules! scripts {
     };
 }
 
+macro_rules! scripts_behind {
+    ($prelude:literal: $($name:ident = $file:literal),* $(,)?) => {
+        $(pub(super) static $name: LazyLock<Source> = LazyLock::new(|| Source::new(concat!(
+            include_str!("lua/prelude.lua"), include_str!($prelude), include_str!($file))));)*
+    };
+}
+
 scripts! {
     BEAT = "lua/beat.lua",
     DELAY = "lua/delay.lua",
@@ -31,6 +38,29 @@ scripts! {
     SETTLE = "lua/settle.lua",
     STATS = "lua/stats.lua",
     UNMAKE = "lua/unmake.lua",
+}
+
+scripts_behind! { "list/lua/prelude.lua":
+    LIST_DROP = "list/lua/drop.lua",
+    LIST_FETCH = "list/lua/fetch.lua",
+    LIST_MAKE = "list/lua/make.lua",
+    LIST_OPEN = "list/lua/open.lua",
+    LIST_PUSH = "list/lua/push.lua",
+    LIST_SETTLE = "list/lua/settle.lua",
+    LIST_STATS = "list/lua/stats.lua",
+    LIST_UNMAKE = "list/lua/unmake.lua",
+}
+
+scripts_behind! { "coord/lua/prelude.lua":
+    KEY_DELETE = "coord/lua/delete.lua",
+    KEY_GET = "coord/lua/get.lua",
+    KEY_LIST = "coord/lua/list.lua",
+    KEY_LOOK = "coord/lua/look.lua",
+    KEY_PUT = "coord/lua/put.lua",
+    KEY_TICK = "coord/lua/tick.lua",
+    LEASE_GRANT = "coord/lua/grant.lua",
+    LEASE_RENEW = "coord/lua/renew.lua",
+    LEASE_REVOKE = "coord/lua/revoke.lua",
 }
 
 /// A script with its hash.

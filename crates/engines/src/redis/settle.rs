@@ -15,7 +15,7 @@ use super::core::lock;
 use super::entry::decode;
 use super::error::fenced;
 use super::member::Member;
-use super::script::{Call, SETTLE};
+use super::script::Call;
 use super::state::{Grip, SHELF};
 
 /// The most settles of one script.
@@ -29,6 +29,8 @@ pub(super) enum Act {
     Nack(Duration),
     /// Waits again at once, counted as handed out so often.
     Back(u32),
+    /// The same, and nobody saw it this time.
+    Unread(u32),
 }
 
 /// One act, and what it was asked for.
@@ -207,7 +209,10 @@ impl Member {
         let Some((_, first, _)) = acks.first().or(others.first()) else { return Vec::new() };
         let Some([stream, record, waiting, _]) = self.keys_of(first.partition) else { return Vec::new() };
         let safe = acks.iter().map(|(_, grip, _)| grip.safe).min().unwrap_or(0);
-        let call = Call::new(&SETTLE).key(stream.clone()).key(record.clone()).key(waiting.clone());
+        let call = Call::new(self.core.form.scripts.settle)
+            .key(stream.clone())
+            .key(record.clone())
+            .key(waiting.clone());
         let call = call.text(&self.joined.group).text(&self.joined.consumer).text(&self.joined.born);
         let call =
             call.number(first.epoch).number(first.fence).number(safe).text(&self.channel).number(acks.len());
@@ -217,7 +222,9 @@ impl Member {
             let (what, number) = match act {
                 // Rounded up: never sooner than asked.
                 Act::Nack(delay) => ("nack", delay.as_micros().div_ceil(1_000)),
-                Act::Back(attempts) => ("back", u128::from(*attempts)),
+                // One that nobody ever saw goes back into the list.
+                Act::Unread(0) if self.core.form.lists => ("unread", 0),
+                Act::Back(attempts) | Act::Unread(attempts) => ("back", u128::from(*attempts)),
                 Act::Ack | Act::Extend => ("extend", 0),
             };
             call.text(what).number(grip.id).number(grip.attempt).number(number)
@@ -243,12 +250,11 @@ impl Member {
 
     /// Gives back what was fetched and never handed out: that was no attempt.
     pub(super) async fn give_back(&self, grips: Vec<Grip>) -> Result<()> {
-        self.put_back(grips.into_iter().map(|grip| (grip.attempt - 1, grip)).collect()).await
+        self.put_back(grips.into_iter().map(|grip| (grip, Act::Unread(grip.attempt - 1))).collect()).await
     }
 
-    /// Gives back, each counted as handed out so often.
-    pub(super) async fn put_back(&self, grips: Vec<(u32, Grip)>) -> Result<()> {
-        let acts: Vec<_> = grips.into_iter().map(|(count, grip)| (grip, Act::Back(count))).collect();
+    /// Gives back, each counted as it says.
+    pub(super) async fn put_back(&self, acts: Vec<(Grip, Act)>) -> Result<()> {
         self.act(&acts, "close").await.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
@@ -284,20 +290,21 @@ impl Member {
             Ok(now) => from_millis(now),
             Err(error) => return hopeless.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut letters = Vec::with_capacity(hopeless.len());
+        let (mut letters, mut answers) = (Vec::with_capacity(hopeless.len()), Vec::new());
         for (grip, reason) in hopeless {
             let position = grip.id.position(grip.partition);
             let origin = Origin { topic: &self.topic.name, group, position, attempts: grip.attempt };
-            match self.body(grip).await {
-                Ok(message) => {
-                    let letter = dead_letter(message, origin, reason, now);
-                    letters.push(letter.partition(grip.partition % partitions.max(1)));
-                }
-                Err(error) => return hopeless.iter().map(|_| Err(error.clone())).collect(),
-            }
+            answers.push(self.body(grip).await.map(|message| {
+                let metadata = self.core.form.caps.metadata;
+                let letter = if metadata { dead_letter(message, origin, reason, now) } else { message };
+                letters.push(letter.partition(grip.partition % partitions.max(1)));
+            }));
         }
-        let stored = self.core.publish(&grave, letters, Partitioner::default()).await;
-        stored.into_iter().map(|answer| answer.map(drop)).collect()
+        let stored = self.core.store_all(&grave, letters, Partitioner::default()).await;
+        for (answer, stored) in answers.iter_mut().filter(|answer| answer.is_ok()).zip(stored) {
+            *answer = stored.map(drop);
+        }
+        answers
     }
 
     /// The partitions of a dead-letter topic, which is made if need be.
@@ -321,6 +328,9 @@ impl Member {
 
     /// The message again: its body isn't kept while it is in hand.
     async fn body(&self, grip: &Grip) -> Result<Message> {
+        if self.core.form.lists {
+            return self.payload_of(grip).await;
+        }
         let mut cmd = redis::cmd("XRANGE");
         let stream = self.core.keys.stream(&self.topic.name, grip.partition);
         cmd.arg(&stream).arg(grip.id.to_string()).arg(grip.id.to_string());

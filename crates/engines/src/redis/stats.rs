@@ -11,7 +11,7 @@ use super::core::Core;
 use super::entry::EntryId;
 use super::error::map;
 use super::group::BROADCAST;
-use super::script::{Call, STATS};
+use super::script::Call;
 use super::topic::Known;
 
 /// Messages, delayed, the oldest id, and name, lag, in hand and waiting of each group.
@@ -48,8 +48,9 @@ impl Core {
 
     async fn stats_of(&self, topic: &Known) -> Result<TopicStats> {
         let asking = (0..topic.options.partitions).map(|n| async move {
-            let call = Call::new(&STATS).key(self.keys.stream(&topic.name, n));
-            self.link.call::<Part>(&call.key(self.keys.delayed(&topic.name, n)), "stats").await
+            let call = Call::new(self.form.scripts.stats).key(self.keys.stream(&topic.name, n));
+            let call = call.key(self.keys.delayed(&topic.name, n)).key(self.keys.record(&topic.name, n));
+            self.link.call::<Part>(&call, "stats").await
         });
         let parts = try_join_all(asking).await?;
         let mut stats = TopicStats {

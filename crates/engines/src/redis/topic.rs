@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::core::{Core, lock};
 use super::entry::EntryId;
 use super::error::{error, map, no_topic};
-use super::script::{Call, ENSURE, MAKE, UNMAKE};
+use super::script::{Call, ENSURE};
 
 /// A topic as this handle last saw it. Another process that changes it says so on the channel of changes.
 #[derive(Debug)]
@@ -111,7 +111,9 @@ impl Core {
     /// Streams first, so that nobody finds a topic without them; a step that was cut off is taken again by the next `ensure`.
     async fn make(&self, topic: &str, partitions: u32, born: &str) -> Result<()> {
         let making = (0..partitions).map(|n| async move {
-            let call = Call::new(&MAKE).key(self.keys.stream(topic, n)).key(self.keys.record(topic, n));
+            let call = Call::new(self.form.scripts.make)
+                .key(self.keys.stream(topic, n))
+                .key(self.keys.record(topic, n));
             let call = call.key(self.keys.delayed(topic, n)).text(born);
             self.link.call::<i64>(&call, "ensure").await
         });
@@ -129,7 +131,9 @@ impl Core {
         self.link.command(&del, "remove").await?;
         self.forget(topic);
         let removing = (0..known.options.partitions).map(|n| async move {
-            let call = Call::new(&UNMAKE).key(self.keys.stream(topic, n)).key(self.keys.record(topic, n));
+            let call = Call::new(self.form.scripts.unmake)
+                .key(self.keys.stream(topic, n))
+                .key(self.keys.record(topic, n));
             self.link.call::<i64>(&call.key(self.keys.delayed(topic, n)), "remove").await
         });
         try_join_all(removing).await?;

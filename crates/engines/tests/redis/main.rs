@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+mod coord;
 mod doctor;
 mod encrypted;
 mod interop;
+mod lists;
 mod refusals;
 mod server;

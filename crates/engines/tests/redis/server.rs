@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use linchpin_core::bus::{Bus, Delivery, Subscriber, TopicOptions};
 use linchpin_core::{Error, Kind, Result};
-use linchpin_engines::{REDIS, REDIS_PUBSUB, REDISS};
+use linchpin_engines::{REDIS, REDIS_LIST, REDIS_PUBSUB, REDISS};
 use tempfile::TempDir;
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 pub(crate) async fn open(url: &str) -> Result<Bus> {
-    Bus::open_with(url, &[REDIS, REDISS, REDIS_PUBSUB]).await
+    Bus::open_with(url, &[REDIS, REDISS, REDIS_LIST, REDIS_PUBSUB]).await
 }
 
 pub(crate) fn topic(partitions: u32) -> TopicOptions {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use linchpin_core::bus::{
-    BusEngine, Caps, Info, Message, Order, Position, PublishOptions, Start, SubscribeOptions, Subscription,
+    BusEngine, Caps, Info, Message, Position, PublishOptions, Start, SubscribeOptions, Subscription,
     TopicOptions, TopicStats, check_name, check_options,
 };
 use linchpin_core::url::EngineUrl;
@@ -20,10 +20,9 @@ use linchpin_core::{Error, Kind, Result};
 
 use self::subscription::Listener;
 use super::core::{Core, lock};
-use super::error::{closed, error};
+use super::error::{NAME, closed, error};
+use super::form::CHANNELS;
 use super::url::Config;
-
-const NAME: &str = "redis-pubsub";
 
 /// Opens the bus on the server that `url` names.
 ///
@@ -33,9 +32,9 @@ pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let config = Config::from_url(url)?;
     let prefix = if config.prefix.is_empty() { String::new() } else { format!("{}:", config.prefix) };
     let durability = "nowhere: those who listen get it, and it is gone";
-    let info = Info { engine: NAME, url: config.url.clone(), durability };
+    let info = Info { engine: CHANNELS.name, url: config.url.clone(), durability };
     // Records of their own: a stream's topic may have the same name.
-    let core = Core::open(Config { prefix: format!("{prefix}lp-pubsub"), ..config }).await?;
+    let core = Core::open(Config { prefix: format!("{prefix}lp-pubsub"), ..config }, &CHANNELS).await?;
     Ok(Arc::new(PubsubBus { core, info, prefix, listeners: std::sync::Mutex::default() }))
 }
 
@@ -48,8 +47,7 @@ struct PubsubBus {
 }
 
 fn unsupported(what: &str) -> Error {
-    error(Kind::Unsupported, format!("redis-pubsub: has no {what}"))
-        .help("redis:// has it: streams keep messages")
+    CHANNELS.unsupported(what)
 }
 
 impl PubsubBus {
@@ -83,20 +81,7 @@ impl BusEngine for PubsubBus {
     }
 
     fn caps(&self) -> Caps {
-        Caps {
-            durable: false,
-            shared: true,
-            groups: false,
-            broadcast: true,
-            ordered: false,
-            redelivery: false,
-            delay: false,
-            replay: false,
-            metadata: false,
-            retention: false,
-            offsets: false,
-            failover: true,
-        }
+        CHANNELS.caps
     }
 
     async fn ensure(&self, topic: &str, options: &TopicOptions) -> Result<()> {
@@ -140,15 +125,7 @@ impl BusEngine for PubsubBus {
     async fn subscribe(&self, topic: &str, options: &SubscribeOptions) -> Result<Box<dyn Subscription>> {
         let known = self.core.look_up(topic, "subscribe").await?;
         options.check(known.options.partitions).map_err(|e| e.engine(NAME).op("subscribe"))?;
-        let lacks = [
-            (options.group.is_some(), "groups"),
-            (options.order != Order::None, "order"),
-            (options.partitions.is_some(), "partitions"),
-            (options.start != Start::Newest, "replay"),
-        ];
-        if let Some((_, what)) = lacks.into_iter().find(|(asked, _)| *asked) {
-            return Err(unsupported(what).op("subscribe"));
-        }
+        CHANNELS.check(options).map_err(|e| e.op("subscribe"))?;
         let channel = format!("{}{topic}", self.prefix);
         let listener = Listener::open(self.core.clone(), topic, channel, options.max_in_flight).await?;
         let mut listeners = lock(&self.listeners);
