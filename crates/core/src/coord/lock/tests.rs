@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::coord::testing::rigged;
-use crate::coord::{Coord, DEFAULT_TTL, MemoryCoord, Session, When};
+use crate::coord::{Coord, DEFAULT_TTL, Lock, MemoryCoord, Session, When};
 use crate::{Kind, Retry};
 
 const TICK: Duration = Duration::from_millis(1);
@@ -237,48 +237,58 @@ async fn the_shared_session_begins_again_after_it_was_lost() {
     coord.clone().lock("a").acquire().await.unwrap();
 }
 
-/// Many under several sessions, some give up, answers get lost, sessions are closed: never two at once.
+/// What all who take part in a run share.
+#[derive(Debug, Clone, Default)]
+struct Run {
+    inside: Arc<AtomicU64>,
+    turns: Arc<AtomicU64>,
+    last: Arc<AtomicU64>,
+}
+
+impl Run {
+    async fn take_turns(self, lock: Lock, mut rng: fastrand::Rng) {
+        for _ in 0..25 {
+            let patience = Duration::from_millis(rng.u64(0..3000));
+            let Ok(guard) = lock.acquire_within(patience).await else { continue };
+            assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+            let token = guard.token().0;
+            assert!(self.last.swap(token, Ordering::SeqCst) < token);
+            self.turns.fetch_add(1, Ordering::SeqCst);
+            sleep(Duration::from_millis(rng.u64(0..50))).await;
+            self.inside.fetch_sub(1, Ordering::SeqCst);
+            if rng.bool() {
+                drop(guard.release().await);
+            }
+        }
+    }
+}
+
+/// Many under several sessions, some give up, answers get lost: never two at once.
 #[tokio::test(start_paused = true)]
 async fn never_two_whatever_happens() {
+    const CALLS: [&str; 5] = ["put", "list", "delete", "watch", "get"];
     for seed in 0..5 {
+        println!("seed {seed}");
         let (coord, rigged) = rigged();
-        let (inside, turns, last) = <(Arc<AtomicU64>, Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let run = Run::default();
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut tasks = JoinSet::new();
         for _ in 0..8 {
             let session = session(&coord).await;
             for _ in 0..4 {
-                let (lock, mut rng) = (session.lock("a"), rng.fork());
-                let (inside, turns, last) = (inside.clone(), turns.clone(), last.clone());
-                tasks.spawn(async move {
-                    for _ in 0..25 {
-                        let patience = Duration::from_millis(rng.u64(0..3000));
-                        let Ok(guard) = lock.acquire_within(patience).await else { continue };
-                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once, seed {seed}");
-                        assert!(last.swap(guard.token().0, Ordering::SeqCst) < guard.token().0);
-                        turns.fetch_add(1, Ordering::SeqCst);
-                        sleep(Duration::from_millis(rng.u64(0..50))).await;
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                        if rng.bool() {
-                            drop(guard.release().await);
-                        }
-                    }
-                });
+                tasks.spawn(run.clone().take_turns(session.lock("a"), rng.fork()));
             }
         }
         for _ in 0..200 {
             sleep(Duration::from_millis(rng.u64(1..100))).await;
-            let call = ["put", "list", "delete", "watch", "get"][rng.usize(..5)];
-            rigged.mute(call, rng.u32(0..3));
+            rigged.mute(CALLS[rng.usize(..5)], rng.u32(0..3));
         }
         while let Some(done) = tasks.join_next().await {
             done.unwrap();
         }
-        assert!(turns.load(Ordering::SeqCst) > 100, "seed {seed}");
-        for call in ["put", "list", "delete", "watch", "get"] {
-            rigged.mute(call, 0);
-        }
+        assert!(run.turns.load(Ordering::SeqCst) > 100);
+        CALLS.iter().for_each(|call| rigged.mute(call, 0));
         sleep(Duration::from_secs(10)).await;
-        assert_eq!(keys(&coord).await, 0, "seed {seed}");
+        assert_eq!(keys(&coord).await, 0);
     }
 }
