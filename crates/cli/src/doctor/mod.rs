@@ -9,7 +9,7 @@ use clap::Args;
 use console::style;
 use linchpin::bus::{Caps, TopicStats};
 use linchpin::url::EngineUrl;
-use linchpin::{Bus, ENGINES, Error, Finding, Result, Status};
+use linchpin::{Bus, Coord, ENGINES, Error, Finding, Open, Result, Status};
 use serde_json::{Map, Value, json};
 
 use crate::topic::dead_letters;
@@ -25,7 +25,7 @@ pub(crate) struct DoctorArgs {
 
 const HELP: &str = "\
 Sends messages through a topic of its own, which it removes again, and looks at the file and at
-every group. ✓ is well, ! is worth a look, ✗ is wrong. Exit code 1 if anything is wrong.
+every group; of an engine for coordination alone, puts a key under a lease, which it ends again. ✓ is well, ! is worth a look, ✗ is wrong. Exit code 1 if anything is wrong.
 
 Examples:
   linchpin doctor sqlite:shop.db
@@ -113,7 +113,36 @@ async fn ask_engine(url: &str) -> Vec<Finding> {
     }
 }
 
+/// Whether the URL's engine is for coordination alone.
+fn has_no_bus(url: &str) -> bool {
+    let Ok(url) = url.parse::<EngineUrl>() else { return false };
+    let scheme = ENGINES.iter().find(|scheme| scheme.name == url.scheme());
+    scheme.and_then(|scheme| scheme.ways).is_some_and(|ways| ways.bus.is_none() && ways.coord.is_some())
+}
+
+/// Looks at an engine that has no bus.
+async fn examine_coordination(url: &str, report: &mut Report) {
+    let coord = match Coord::open(url).await {
+        Ok(coord) => coord,
+        Err(error) => return report.wrong("open", &error),
+    };
+    let info = coord.info().clone();
+    report.facts.insert("engine".into(), info.engine.into());
+    report.facts.insert("durability".into(), info.durability.into());
+    report.well("open", format!("{}, {}", info.engine, info.durability));
+    for finding in ask_engine(url).await {
+        report.add(finding);
+    }
+    match probe::hold_a_key(&coord).await {
+        Ok(()) => report.well("keys", "a key was put under a lease, read, and gone with the lease"),
+        Err(error) => report.wrong("keys", &error),
+    }
+}
+
 async fn examine(url: &str, report: &mut Report) {
+    if has_no_bus(url) {
+        return examine_coordination(url, report).await;
+    }
     let bus = match open_existing(url).await {
         Ok(bus) => bus,
         Err(error) => return report.wrong("open", &error),

@@ -1,8 +1,9 @@
-//! Messages of its own through a topic of its own.
+//! Messages of its own through a topic of its own; a key of its own under a lease of its own.
 
 use std::time::{Duration, Instant};
 
 use linchpin::bus::{Message, Settle, SubscribeOptions};
+use linchpin::coord::{Coord, DEFAULT_TTL, When};
 use linchpin::{Bus, Error, Kind, Result, TopicOptions};
 use serde_json::json;
 
@@ -25,6 +26,26 @@ pub(super) async fn publish_and_consume(bus: &Bus, report: &mut Report) -> Resul
         () = crate::interrupted() => Err(Error::new(Kind::Closed, "interrupted")),
     };
     probed.and(bus.remove(&topic, None).await)
+}
+
+/// Puts a key under a lease, and ends the lease whatever happened.
+pub(super) async fn hold_a_key(coord: &Coord) -> Result<()> {
+    let key = format!("lp-doctor/{:016x}", fastrand::u64(..));
+    let session = coord.session(DEFAULT_TTL).await?;
+    let held = match session.put(&key, "doctor", When::Absent).await {
+        Ok(rev) => coord.get(&key).await.map(|entry| entry.is_some_and(|entry| entry.rev == rev)),
+        Err(error) => Err(error),
+    };
+    let closed = session.close().await;
+    let missing = |what| Err(Error::new(Kind::Unexpected, format!("the key {key:?} {what}")));
+    if !held? {
+        return missing("isn't there after it was put");
+    }
+    closed?;
+    match coord.get(&key).await? {
+        Some(_) => missing("is there after its lease was revoked"),
+        None => Ok(()),
+    }
 }
 
 async fn probe(bus: &Bus, topic: &str, report: &mut Report) -> Result<()> {

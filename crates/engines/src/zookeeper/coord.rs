@@ -25,6 +25,9 @@ use super::{NAME, named};
 /// What servers take in one request unless they are told otherwise (`jute.maxbuffer`), without room for paths.
 const MAX_VALUE: usize = 0xf_ffff - 16 * 1024;
 
+/// A session may be ended one tick late. This is a tick unless it was set; otherwise the shortest session is two.
+const TICK: Duration = Duration::from_secs(2);
+
 /// Coordination on ZooKeeper.
 #[derive(Debug)]
 pub struct ZooKeeperCoord {
@@ -58,8 +61,7 @@ impl ZooKeeperCoord {
         let min_ttl = shortest(&link).await.map_err(named("open"))?;
         let durability = "on the disks of a majority of the servers before the answer";
         let info = Info { engine: NAME, url: link.config.url.clone(), durability };
-        // A session may be ended one tick late, and the shortest is two unless it was set.
-        let slack = min_ttl + Duration::from_secs(1);
+        let slack = min_ttl.max(TICK) + Duration::from_secs(1);
         let caps = Caps { durable: true, shared: true, failover: true, min_ttl, slack, max_value: MAX_VALUE };
         Ok(Self { link, leases: Leases::default(), info, caps })
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use linchpin_core::coord::LeaseId;
 use linchpin_core::{Kind, Result};
+use tokio::time::Instant;
 
 use super::conn::Session;
 use super::error;
@@ -18,14 +19,28 @@ use super::op;
 /// Connections that are kept for the next write under the same lease.
 const KEPT: usize = 8;
 
+/// Leases that ended, of which is known that they did.
+const ENDED: usize = 4096;
+/// A lease that nobody heard of for so long isn't kept in mind.
+const LONG_AGO: Duration = Duration::from_secs(60 * 60);
+
 /// The leases this engine granted.
 #[derive(Debug, Default)]
 pub(super) struct Leases(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    sessions: BTreeMap<LeaseId, Session>,
+    sessions: BTreeMap<LeaseId, Held>,
+    /// Those that ended last: ending them again is fine.
+    ended: VecDeque<LeaseId>,
     kept: VecDeque<(LeaseId, Arc<LeaseConn>)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    session: Session,
+    /// When it was taken up last.
+    heard: Instant,
 }
 
 /// What a session is called.
@@ -39,11 +54,14 @@ impl Leases {
     }
 
     fn session(&self, id: &LeaseId) -> Result<Session> {
-        self.lock().sessions.get(id).cloned().ok_or_else(error::ended)
+        self.lock().sessions.get(id).map(|held| held.session.clone()).ok_or_else(error::ended)
     }
 
     fn keep(&self, id: &LeaseId, conn: Arc<LeaseConn>) {
         let mut inner = self.lock();
+        if let Some(held) = inner.sessions.get_mut(id) {
+            held.heard = Instant::now();
+        }
         inner.kept.retain(|(kept, _)| kept != id);
         inner.kept.push_back((id.clone(), conn));
         if inner.kept.len() > KEPT {
@@ -53,8 +71,13 @@ impl Leases {
 
     fn forget(&self, id: &LeaseId) {
         let mut inner = self.lock();
-        inner.sessions.remove(id);
         inner.kept.retain(|(kept, _)| kept != id);
+        if inner.sessions.remove(id).is_some() {
+            inner.ended.push_back(id.clone());
+        }
+        if inner.ended.len() > ENDED {
+            inner.ended.pop_front();
+        }
     }
 
     /// Takes the session up again; forgets it if it has ended.
@@ -78,7 +101,11 @@ impl Leases {
             return Err(error::too_long(ttl, session.timeout));
         }
         let id = name(session.id);
-        self.lock().sessions.insert(id.clone(), session);
+        let mut inner = self.lock();
+        // Nobody renews those any more; the servers have ended them long ago.
+        inner.sessions.retain(|_, held| held.heard.elapsed() < held.session.timeout + LONG_AGO);
+        inner.sessions.insert(id.clone(), Held { session, heard: Instant::now() });
+        drop(inner);
         self.keep(&id, Arc::new(granted));
         Ok(id)
     }
@@ -98,7 +125,17 @@ impl Leases {
     }
 
     /// Closes the session, again if the connection goes meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound` for a lease of another engine: it may go on.
     pub(super) async fn revoke(&self, link: &Link, id: &LeaseId) -> Result<()> {
+        let known = {
+            let inner = self.lock();
+            inner.sessions.contains_key(id) || inner.ended.contains(id)
+        };
+        if !known {
+            return Err(error::ended());
+        }
         loop {
             let closed = match self.conn(link, id).await {
                 Ok(lease) => lease.conn.ask(op::close()).await.and_then(|reply| reply.body().map(drop)),
