@@ -57,15 +57,17 @@ async fn a_watcher_that_slept_through_more_than_is_remembered_misses_nothing() {
     for n in 0..10 {
         assert!(coord.delete(&format!("w/{n}"), When::Always).await.unwrap());
     }
-    let churn = (0..12_000).map(|n| {
-        let coord = coord.clone();
-        async move {
-            let key = format!("other/{n}");
-            coord.put(&key, "x", When::Always).await.unwrap();
-            coord.delete(&key, When::Always).await.unwrap();
-        }
-    });
-    futures_util::future::join_all(churn).await;
+    for hundred in 0..120 {
+        let churn = (0..100).map(|n| {
+            let coord = coord.clone();
+            async move {
+                let key = format!("other/{hundred}/{n}");
+                coord.put(&key, "x", When::Always).await.unwrap();
+                coord.delete(&key, When::Always).await.unwrap();
+            }
+        });
+        futures_util::future::join_all(churn).await;
+    }
     coord.put("w/end", "x", When::Always).await.unwrap();
     let changes = told(&mut watched, "w/end", true).await;
     let gone: Vec<_> = changes.iter().filter(|change| matches!(change, Change::Delete { .. })).collect();
@@ -83,11 +85,14 @@ async fn a_lease_with_more_keys_than_one_call_removes_ends_at_once() {
     let coord = coord(&server, "").await;
     let engine = coord.engine();
     let lease = engine.grant(Duration::from_secs(60)).await.unwrap();
-    let keys = (0..5_000).map(|n| {
-        let lease = &lease;
-        async move { engine.put(&format!("k/{n}"), "x".into(), When::Absent, Some(lease)).await.unwrap() }
-    });
-    let last = futures_util::future::join_all(keys).await.into_iter().max().unwrap();
+    let mut last = Rev(0);
+    for hundred in 0..50 {
+        let keys = (0..100).map(|n| {
+            let (lease, key) = (&lease, format!("k/{hundred}/{n}"));
+            async move { engine.put(&key, "x".into(), When::Absent, Some(lease)).await.unwrap() }
+        });
+        last = futures_util::future::join_all(keys).await.into_iter().chain([last]).max().unwrap();
+    }
     let mut watched = coord.watch("k/").await.unwrap();
     assert_eq!(watched.snapshot.len(), 5_000);
     engine.revoke(&lease).await.unwrap();
