@@ -170,3 +170,30 @@ async fn nobody_at_the_address_is_told_as_safe_to_try_again() {
         assert!(started.elapsed() < SOON, "silence about a server that is gone");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_went_back_ends_a_watch_with_an_error() {
+    let server = Server::start(&["--enable-debug-command", "yes"]);
+    let coord = coord(&server, "").await;
+    coord.put("w/a", "before", When::Always).await.unwrap();
+    let before = server.cli(&["HGET", "{lp-coord}:meta", "w/a"]).concat();
+    let mut watched = coord.watch("w/").await.unwrap();
+    coord.put("w/a", "after", When::Always).await.unwrap();
+    told(&mut watched, "w/a", true).await;
+    // A server with the same data and another history, as after a restart, is none that went back.
+    server.cli(&["DEBUG", "CHANGE-REPL-ID"]);
+    assert_eq!(watched.changes.next(Duration::from_secs(2)).await.unwrap(), []);
+    // What a replica has that lacks the last write.
+    let rev = before.split(' ').next().unwrap();
+    server.cli(&["HSET", "{lp-coord}:meta", "w/a", &format!("{rev} {rev} ")]);
+    server.cli(&["HSET", "{lp-coord}:values", "w/a", "before"]);
+    server.cli(&["ZADD", "{lp-coord}:changes", rev, "w/a"]);
+    server.cli(&["DEBUG", "CHANGE-REPL-ID"]);
+    for _ in 0..2 {
+        let error = watched.changes.next(SOON).await.unwrap_err();
+        said(&error, Kind::Corrupt, "w/a");
+        assert!(error.remedy().unwrap().contains("watch anew"), "{error}");
+    }
+    let anew = coord.watch("w/").await.unwrap();
+    assert_eq!(anew.snapshot[0].value, "before");
+}
