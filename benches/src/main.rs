@@ -6,6 +6,7 @@
 mod apalis;
 mod broker;
 mod harness;
+mod ids;
 mod jetstream;
 mod kafka;
 mod machine;
@@ -47,6 +48,9 @@ const CLAIMS: &[&Claim] = &[
     &sql::POSTGRES_CONSUME,
     &sql::MYSQL_PUBLISH,
     &sql::MYSQL_CONSUME,
+    &ids::SNOWFLAKE,
+    &ids::SEGMENTS,
+    &ids::SERVE,
 ];
 
 #[tokio::main]

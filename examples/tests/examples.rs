@@ -144,6 +144,15 @@ fn written(folder: &Path) -> usize {
 }
 
 #[test]
+fn fifty_processes_draw_ids_and_none_comes_twice() {
+    let text = run(env!("CARGO_BIN_EXE_unique_ids"), &[]);
+    assert_eq!(count(&text, "500000 ids of 50 processes, 0 came twice: "), 5, "{text}");
+    for kind in ["uuid://v1", "uuid://v4", "uuid://v7", "snowflake://", "sqlite://"] {
+        assert_eq!(count(&text, kind), 1, "{text}");
+    }
+}
+
+#[test]
 fn a_wrong_url_is_an_error_with_its_remedy() {
     let Output { status, stderr, .. } =
         Command::new(env!("CARGO_BIN_EXE_hello_topic")).arg("nothing://here").output().unwrap();

@@ -111,9 +111,9 @@ pub(crate) async fn lock(command: LockCommand) -> Result<ExitCode> {
         session.close().await?;
         return Ok(ExitCode::from(NOT_HELD));
     };
-    let code = run(&args.held, guard.token(), guard.lost()).await?;
+    let code = run(&args.held, guard.token(), guard.lost()).await;
     release(guard.release().await, &session).await;
-    Ok(code)
+    code
 }
 
 pub(crate) async fn elect(args: ElectArgs) -> Result<ExitCode> {
@@ -128,9 +128,9 @@ pub(crate) async fn elect(args: ElectArgs) -> Result<ExitCode> {
         }
     };
     out::say(format_args!("leading {:?} with token {}", args.name, leadership.token()));
-    let code = run(&args.held, leadership.token(), leadership.lost()).await?;
+    let code = run(&args.held, leadership.token(), leadership.lost()).await;
     release(leadership.resign().await, &session).await;
-    Ok(code)
+    code
 }
 
 async fn session(url: &str, ttl: Duration) -> Result<Session> {

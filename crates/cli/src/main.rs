@@ -5,7 +5,9 @@ mod demo;
 mod doctor;
 mod hold;
 mod kv;
+mod id;
 mod out;
+mod service;
 mod topic;
 
 use std::path::Path;
@@ -40,6 +42,15 @@ enum Command {
     Lock(hold::LockCommand),
     /// Run a command as the leader of an election
     Elect(hold::ElectArgs),
+    /// Print new ids, and show what ids are made of
+    #[command(subcommand)]
+    Id(id::Command),
+    /// Give out ids to programs in other languages
+    #[command(subcommand)]
+    Ids(id::Source),
+    /// Register, list, watch and call instances of services
+    #[command(subcommand)]
+    Service(service::Command),
     /// Tell what is wrong with engines
     Doctor(doctor::DoctorArgs),
     /// Replay real orders through the bus while workers are killed, then audit the result
@@ -70,6 +81,9 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Kv(command) => kv::run(command, cli.json).await,
         Command::Lock(command) => hold::lock(command).await,
         Command::Elect(args) => hold::elect(args).await,
+        Command::Id(command) => id::run(command, cli.json).await.map(|()| ExitCode::SUCCESS),
+        Command::Ids(command) => id::source(command, cli.json).await.map(|()| ExitCode::SUCCESS),
+        Command::Service(command) => service::run(command, cli.json).await,
         Command::Doctor(args) => doctor::doctor(args, cli.json).await,
         #[cfg(feature = "sqlite")]
         Command::Demo(args) => demo::demo(args, cli.json).await,

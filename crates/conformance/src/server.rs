@@ -27,6 +27,11 @@ pub(crate) fn absence(engine: &str) -> Option<String> {
     if engine.external().is_some() { None } else { engine.absence().map(|absence| absence.to_string()) }
 }
 
+/// Whether it can be had by installing it.
+pub(crate) fn is_installable(engine: &str) -> bool {
+    known(engine).is_installable()
+}
+
 /// Why this machine can't start one of its own.
 pub(crate) fn victim_absence(engine: &str) -> Option<String> {
     let engine = known(engine);

@@ -133,4 +133,26 @@ pub(crate) const TARGETS: &[Target] = &[
         ..EMBEDDED
     },
     Target { name: "nats", server: Some("nats"), bus: Some(|place| place.prefixed("nats")), ..SERVER },
+    Target {
+        name: "etcd",
+        server: Some("etcd"),
+        cluster: Some("etcd-3"),
+        lease: Duration::from_secs(2),
+        coord: Some(|place| place.prefixed("etcd")),
+        ..SERVER
+    },
+    Target {
+        name: "consul",
+        server: Some("consul"),
+        lease: Duration::from_secs(10),
+        coord: Some(|place| place.prefixed("consul")),
+        ..SERVER
+    },
+    Target {
+        name: "zookeeper",
+        server: Some("zookeeper"),
+        cluster: Some("zookeeper-3"),
+        coord: Some(|place| format!("{}/{}", place.server, place.cell)),
+        ..SERVER
+    },
 ];

@@ -28,6 +28,7 @@ pub use bus::Bus;
 pub use coord::Coord;
 pub use error::{Error, Kind, Result, Retry};
 pub use finding::{Finding, Status};
+pub use id::Ids;
 pub use memory::MEMORY;
 pub use scheme::{Info, Scheme, Ways};
 pub use time::Timestamp;

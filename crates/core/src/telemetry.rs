@@ -21,6 +21,8 @@ pub const DELIVERED: &str = "linchpin_bus_delivered_total";
 pub const REDELIVERED: &str = "linchpin_bus_redelivered_total";
 /// Deliveries settled, by `topic`, `group` and `outcome` (`ack`, `nack`, `dead`).
 pub const SETTLED: &str = "linchpin_bus_settled_total";
+/// Segments taken from a counter of ids, by `counter`.
+pub const SEGMENTS: &str = "linchpin_ids_segments_total";
 
 /// Sessions that were lost: their lease ended, or couldn't be renewed in time.
 pub const SESSIONS_LOST: &str = "linchpin_coord_sessions_lost_total";
@@ -28,6 +30,8 @@ pub const SESSIONS_LOST: &str = "linchpin_coord_sessions_lost_total";
 pub const ACQUIRED: &str = "linchpin_coord_acquired_total";
 /// How long acquiring took, in seconds, by `kind`.
 pub const ACQUIRE_SECONDS: &str = "linchpin_coord_acquire_seconds";
+/// Instances to pick from, by `service`.
+pub const ENDPOINTS: &str = "linchpin_coord_endpoints";
 /// Calls of keys by hand, by `op` (`get`, `list`, `put`, `delete`, `watch`) and `outcome` (`ok`, `conflict`, `error`).
 pub const COORD_CALLS: &str = "linchpin_coord_calls_total";
 

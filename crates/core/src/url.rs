@@ -129,7 +129,13 @@ impl fmt::Display for EngineUrl {
         write!(f, "{}{}", self.hosts.join(","), self.path)?;
         for (i, (key, value)) in self.query.iter().enumerate() {
             let secret = SECRET_KEYS.iter().any(|s| key.to_ascii_lowercase().contains(s));
-            write!(f, "{}{key}={}", if i == 0 { '?' } else { '&' }, if secret { "***" } else { value })?;
+            let mark = if i == 0 { '?' } else { '&' };
+            match value.parse::<Self>() {
+                _ if secret => write!(f, "{mark}{key}=***")?,
+                // A URL within the URL may have a password, too.
+                Ok(inner) if value.contains("://") => write!(f, "{mark}{key}={inner}")?,
+                _ => write!(f, "{mark}{key}={value}")?,
+            }
         }
         Ok(())
     }
@@ -258,6 +264,12 @@ mod tests {
         for shown in [u.to_string(), format!("{u:?}")] {
             assert_eq!(shown, "kafka://me:***@a:1,b:2/x?sasl_password=***&acks=all");
         }
+    }
+
+    #[test]
+    fn a_url_within_the_url_hides_its_password() {
+        let u = url("snowflake://?coord=redis%3A%2F%2Fme%3As3cret%40h%2F0%3Fttl%3D5s&ttl=5s");
+        assert_eq!(u.to_string(), "snowflake://?coord=redis://me:***@h/0?ttl=5s&ttl=5s");
     }
 
     #[test]

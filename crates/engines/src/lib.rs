@@ -5,13 +5,26 @@
 //! * `redis` — streams, on one server or over a cluster; channels.
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
+//! * `etcd` — coordination on etcd.
+//! * `consul` — coordination on Consul.
+//! * `zookeeper` — coordination on ZooKeeper.
 //! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
+#[cfg(feature = "consul")]
+pub mod consul;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
-#[cfg(any(feature = "redis", feature = "nats", feature = "mysql", feature = "postgres"))]
+#[cfg(any(
+    feature = "redis",
+    feature = "nats",
+    feature = "zookeeper",
+    feature = "mysql",
+    feature = "postgres"
+))]
 mod pem;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -22,5 +35,7 @@ mod schemes;
 pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use schemes::*;

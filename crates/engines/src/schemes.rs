@@ -36,11 +36,24 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// etcd: `etcd://user:password@host:2379,host:2379`.
+pub const ETCD: Scheme = scheme("etcd", "etcd", BY_ETCD);
+/// The same, encrypted.
+pub const ETCD_TLS: Scheme = scheme("etcd+tls", "etcd", BY_ETCD);
+/// Consul: `consul://host:8500,host:8500`.
+pub const CONSUL: Scheme = scheme("consul", "consul", BY_CONSUL);
+/// The same, encrypted.
+pub const CONSUL_TLS: Scheme = scheme("consul+tls", "consul", BY_CONSUL);
+/// ZooKeeper: `zookeeper://host:2181,host:2181/path`.
+pub const ZOOKEEPER: Scheme = scheme("zookeeper", "zookeeper", BY_ZOOKEEPER);
+/// The same, encrypted.
+pub const ZOOKEEPER_TLS: Scheme = scheme("zookeeper+tls", "zookeeper", BY_ZOOKEEPER);
 
 #[cfg(feature = "sqlite")]
 const BY_SQLITE: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sqlite::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sqlite::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sqlite::ids(url))),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
     ..Ways::NONE
 });
@@ -51,6 +64,7 @@ const BY_SQLITE: Option<Ways> = None;
 const BY_SQL: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::sql::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::sql::open_coord(&url).await })),
+    ids: Some(|url| Box::pin(crate::sql::ids(url))),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
     ..Ways::NONE
 });
@@ -67,6 +81,7 @@ const BY_MYSQL: Option<Ways> = None;
 const BY_REDIS: Option<Ways> = Some(Ways {
     bus: Some(|url| Box::pin(async move { crate::redis::open(&url).await })),
     coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
+    ids: Some(|url| Box::pin(crate::redis::ids(url))),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
     ..Ways::NONE
 });
@@ -106,3 +121,30 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "etcd")]
+const BY_ETCD: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::etcd::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::etcd::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "etcd"))]
+const BY_ETCD: Option<Ways> = None;
+
+#[cfg(feature = "consul")]
+const BY_CONSUL: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::consul::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::consul::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "consul"))]
+const BY_CONSUL: Option<Ways> = None;
+
+#[cfg(feature = "zookeeper")]
+const BY_ZOOKEEPER: Option<Ways> = Some(Ways {
+    coord: Some(|url| Box::pin(async move { crate::zookeeper::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::zookeeper::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "zookeeper"))]
+const BY_ZOOKEEPER: Option<Ways> = None;

@@ -255,6 +255,30 @@ async fn waiting_costs_little(url: &str, most: u64) {
     assert_eq!(waiting.await.unwrap(), []);
 }
 
+/// A value is as large as a packet allows; and a whole round of the longest keys fits into a small one.
+async fn packets_are_kept_to(url: &str) {
+    client(url, "SET GLOBAL max_allowed_packet = 1048576");
+    let coord = open(url).await;
+    let most = coord.caps().max_value;
+    assert!(most > 1_000_000 && most < 1 << 20, "{most}");
+    let big = |size| coord.put("big", Bytes::from(vec![0; size]), When::Always, None);
+    assert_eq!(big(most + 1).await.unwrap_err().kind(), Kind::Invalid);
+    big(most).await.unwrap();
+    assert_eq!(coord.get("big").await.unwrap().unwrap().value.len(), most);
+    let lease = coord.grant(SECOND * 60).await.unwrap();
+    let long = "x".repeat(500);
+    let puts = (0..600).map(|n| {
+        let (coord, lease, key) = (coord.clone(), lease.clone(), format!("{long}{n}"));
+        let value = Bytes::from(vec![0; 256]);
+        tokio::spawn(async move { coord.put(&key, value, When::Absent, Some(&lease)).await.unwrap() })
+    });
+    futures_util::future::join_all(puts).await.into_iter().for_each(|put| assert!(put.is_ok()));
+    let mut watched = coord.watch(&long).await.unwrap();
+    coord.revoke(&lease).await.unwrap();
+    told(&mut watched, 600).await;
+    client(url, "SET GLOBAL max_allowed_packet = DEFAULT");
+}
+
 async fn revisions_survive_a_restart(server: &Running) {
     let coord = open(server.url()).await;
     let first = put(&coord, "r/a", "1").await;
@@ -291,6 +315,24 @@ async fn postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql() {
     server("mariadb", SECOND / 5, 150).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mysql_settings() {
+    let server = find("mariadb").unwrap().start().unwrap();
+    let here = open(server.url()).await;
+    // What the server takes for local time is none of our business.
+    client(server.url(), "SET GLOBAL time_zone = '-11:00'");
+    let there = open(server.url()).await;
+    let lease = here.grant(SECOND * 60).await.unwrap();
+    lend(&here, "a", &lease).await;
+    assert!(there.get("a").await.unwrap().is_some());
+    let lease = there.grant(SECOND).await.unwrap();
+    lend(&there, "b", &lease).await;
+    assert!(here.get("b").await.unwrap().is_some());
+    sleep(SECOND * 5 / 4).await;
+    assert_eq!(keys(&here, "").await, ["a"]);
+    packets_are_kept_to(server.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ pub struct Engine {
 pub struct Needs {
     /// The file that must be there: a name to look for in `PATH`, or paths of which one must exist.
     pub(crate) program: &'static [&'static str],
-    /// Debian's packages.
+    /// Debian's packages; empty if it has none.
     pub packages: &'static [&'static str],
     /// What of it comes from Maven Central, by the name of the folder of jars.
     pub jars: Option<&'static str>,
@@ -108,6 +108,13 @@ impl Engine {
     #[must_use]
     pub fn absence(&self) -> Option<Absence> {
         let remedy = format!("cargo xtask engines install {}", self.name);
+        if self.program().is_none() && !self.is_installable() {
+            let (name, variable) = (self.name, self.url_variable());
+            return Some(Absence(format!(
+                "{name} isn't on this machine, and Debian has no package of it; put it into PATH, or name a running one in \
+                 {variable}"
+            )));
+        }
         if self.program().is_none() {
             let program = self.needs.program.join(" or ");
             let packages = self.needs.packages.join(", ");
@@ -115,6 +122,12 @@ impl Engine {
         }
         let jars = self.needs.jars.filter(|name| !maven::is_installed(name))?;
         Some(Absence(format!("the jars of {jars} haven't been fetched from Maven Central; {remedy}")))
+    }
+
+    /// Whether `cargo xtask engines install` can bring it: it can't what neither Debian nor Maven Central has.
+    #[must_use]
+    pub fn is_installable(&self) -> bool {
+        !self.needs.packages.is_empty() || self.needs.jars.is_some()
     }
 
     /// The file that is run, or looked at.
@@ -183,6 +196,15 @@ mod tests {
         assert_eq!(first_version("nats-server: v2.9.10").as_deref(), Some("2.9.10"));
         assert_eq!(first_version("postgres (PostgreSQL) 15.18 (Debian)").as_deref(), Some("15.18"));
         assert_eq!(first_version("no version"), None);
+    }
+
+    #[test]
+    fn what_nobody_has_says_how_to_get_it() {
+        let consul = find("consul").unwrap();
+        assert!(!consul.is_installable() && find("redis").unwrap().is_installable());
+        if let Some(absence) = consul.absence() {
+            assert!(absence.to_string().contains("LINCHPIN_TEST_CONSUL_URL"), "{absence}");
+        }
     }
 
     #[test]

@@ -172,9 +172,15 @@ impl Process {
         end_all(&family)
     }
 
-    /// SIGSTOP, to it and all its descendants.
+    /// SIGSTOP, to it and all its descendants; nothing of them runs any more when this returns.
     pub(crate) fn freeze(&mut self) -> io::Result<()> {
-        self.halt().map(drop)
+        let family = self.halt()?;
+        let pids: Vec<u32> = family.into_keys().chain([self.child.id()]).collect();
+        if until(DEATH, || pids.iter().all(|pid| is_halted(*pid))) {
+            return Ok(());
+        }
+        let runs = pids.iter().find(|pid| !is_halted(**pid));
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("of the processes, {runs:?} outlives SIGSTOP")))
     }
 
     /// Stops the parents before it looks for children, until there are no new ones.
@@ -236,6 +242,14 @@ fn end_all(family: &Family) -> io::Result<()> {
 /// A zombie counts as gone: it runs nothing and holds nothing.
 fn has_exited(pid: u32) -> bool {
     started_at(pid).is_none()
+}
+
+/// Whether none of its threads runs: the signal takes effect only when one of them is scheduled.
+fn is_halted(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok()).all(|stat| {
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['T', 't', 'Z', 'X']))
+    })
 }
 
 fn descendants(pid: u32) -> Family {

@@ -21,7 +21,7 @@ use std::future::Future;
 
 pub use linchpin_core::bus::{self, Bus, TopicOptions};
 pub use linchpin_core::coord::{self, Coord};
-pub use linchpin_core::id;
+pub use linchpin_core::id::{self, Ids};
 pub use linchpin_core::{
     Error, Finding, Kind, Result, Retry, Scheme, Status, Timestamp, error, pipe, retry, telemetry, time, url,
 };
@@ -45,6 +45,12 @@ pub const ENGINES: &[Scheme] = &[
     engines::KAFKA,
     engines::NATS,
     engines::NATS_TLS,
+    engines::ETCD,
+    engines::ETCD_TLS,
+    engines::CONSUL,
+    engines::CONSUL_TLS,
+    engines::ZOOKEEPER,
+    engines::ZOOKEEPER_TLS,
 ];
 
 /// Opening a handle by URL. The URL is the whole configuration.
@@ -63,6 +69,12 @@ impl Open for Bus {
 }
 
 impl Open for Coord {
+    async fn open(url: &str) -> Result<Self> {
+        Self::open_with(url, ENGINES).await
+    }
+}
+
+impl Open for Ids {
     async fn open(url: &str) -> Result<Self> {
         Self::open_with(url, ENGINES).await
     }

@@ -39,6 +39,10 @@ pub(crate) fn run(engines: &[&'static Engine]) -> Result<(), Failure> {
     }
     for engine in engines {
         if let Some(absence) = engine.absence() {
+            if !engine.is_installable() {
+                println!("{:<14} {absence}", engine.name);
+                continue;
+            }
             return Err(format!("{} is still missing: {absence}", engine.name).into());
         }
         println!("{:<14} {}", engine.name, engine.version().unwrap_or_else(|| "installed".to_owned()));

@@ -50,12 +50,16 @@ pub(super) struct Pause {
 impl Pause {
     /// The next wait, no shorter than the error asks for.
     pub(super) async fn wait(&mut self, error: Option<&Error>) {
+        tokio::time::sleep(self.next(error)).await;
+    }
+
+    /// How long the next wait is.
+    pub(super) fn next(&mut self, error: Option<&Error>) -> Duration {
         self.attempt = self.attempt.saturating_add(1);
         let least = match error.map(Error::retry) {
             Some(Retry::Safe { after }) => after,
             _ => Duration::ZERO,
         };
-        let wait = BACKOFF.delay(self.attempt, &mut fastrand::Rng::new()).max(least);
-        tokio::time::sleep(wait).await;
+        BACKOFF.delay(self.attempt, &mut fastrand::Rng::new()).max(least)
     }
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use super::call::{LIMIT, Pause, answer_within};
 use super::{Change, CoordEngine, Entry, Watch, Watched};
-use crate::Result;
+use crate::{Error, Result};
 
 /// How long one look at a watch takes before the next.
 const LOOK: Duration = Duration::from_secs(30);
@@ -20,8 +22,8 @@ pub(super) struct Follow {
     /// None after the watch broke.
     changes: Option<Box<dyn Watch>>,
     pause: Pause,
-    /// Whether the last attempt to look failed.
-    failed: bool,
+    /// When to try again, after an attempt that failed.
+    again: Option<Instant>,
 }
 
 impl Follow {
@@ -34,7 +36,7 @@ impl Follow {
     /// Knows nothing until the first `next`.
     pub(super) fn idle(engine: Arc<dyn CoordEngine>, prefix: &str) -> Self {
         let (entries, pause) = (BTreeMap::new(), Pause::default());
-        Self { engine, prefix: prefix.to_owned(), entries, changes: None, pause, failed: false }
+        Self { engine, prefix: prefix.to_owned(), entries, changes: None, pause, again: None }
     }
 
     /// What is there, by key.
@@ -48,15 +50,14 @@ impl Follow {
     /// What the engine says, once for each attempt: what is known may be old then. Call again; it waits before it
     /// tries again.
     pub(super) async fn next(&mut self) -> Result<()> {
-        if self.failed {
-            self.pause.wait(None).await;
-            self.failed = false;
+        if let Some(again) = self.again {
+            sleep_until(again).await;
+            self.again = None;
         }
         loop {
             let Some(changes) = &mut self.changes else {
                 let watched = self.watch().await;
-                self.failed = watched.is_err();
-                return watched;
+                return watched.map_err(|error| self.broke(error));
             };
             match answer_within(LOOK + LIMIT, changes.next(LOOK)).await {
                 Ok(news) if news.is_empty() => {}
@@ -64,14 +65,16 @@ impl Follow {
                     news.into_iter().for_each(|change| self.apply(change));
                     return Ok(());
                 }
-                Err(error) => {
-                    // A new watch begins with what is there: nothing is missed.
-                    self.changes = None;
-                    self.failed = true;
-                    return Err(error);
-                }
+                Err(error) => return Err(self.broke(error)),
             }
         }
+    }
+
+    /// A new watch begins with what is there: nothing is missed.
+    fn broke(&mut self, error: Error) -> Error {
+        self.changes = None;
+        self.again = Some(Instant::now() + self.pause.next(Some(&error)));
+        error
     }
 
     async fn watch(&mut self) -> Result<()> {

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use metrics::counter;
 use tokio::sync::Mutex;
+use tracing::Instrument;
 
 use super::queue;
 use super::{Caps, CoordEngine, DEFAULT_TTL, Entry, Rev, Session, Watched, When};
 use crate::scheme::{self, Scheme};
+use crate::telemetry::COORD_CALLS;
 use crate::url::EngineUrl;
-use crate::{Info, Result};
+use crate::{Info, Kind, Result};
 
 /// Coordination, on any engine. Cheap to clone; clones share the engine.
 ///
@@ -91,7 +94,7 @@ impl Coord {
     /// # Errors
     /// `Invalid` for a key that [`check_key`](super::check_key) refuses; what the engine says otherwise.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        self.engine.get(key).await
+        counted("get", self.engine.get(key)).await
     }
 
     /// Everything whose key begins with `prefix`, in the order of keys, page by page: what changes meanwhile may be seen or
@@ -100,7 +103,7 @@ impl Coord {
     /// # Errors
     /// What the engine says.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
-        queue::list(self.engine.as_ref(), prefix).await
+        counted("list", queue::list(self.engine.as_ref(), prefix)).await
     }
 
     /// Writes the key for good, under a condition. The answer is the revision of this write.
@@ -108,7 +111,7 @@ impl Coord {
     /// # Errors
     /// `Conflict` if the condition isn't met; `Invalid` for a key or value out of bounds; what the engine says otherwise.
     pub async fn put(&self, key: &str, value: impl Into<Bytes>, when: When) -> Result<Rev> {
-        self.engine.put(key, value.into(), when, None).await
+        counted("put", self.engine.put(key, value.into(), when, None)).await
     }
 
     /// Removes the key under a condition; whether it was there.
@@ -116,7 +119,7 @@ impl Coord {
     /// # Errors
     /// `Conflict` if it is there with another revision; what the engine says otherwise.
     pub async fn delete(&self, key: &str, when: When) -> Result<bool> {
-        self.engine.delete(key, when).await
+        counted("delete", self.engine.delete(key, when)).await
     }
 
     /// Everything whose key begins with `prefix`, and from then on what changes.
@@ -124,6 +127,17 @@ impl Coord {
     /// # Errors
     /// What the engine says.
     pub async fn watch(&self, prefix: &str) -> Result<Watched> {
-        self.engine.watch(prefix).await
+        counted("watch", self.engine.watch(prefix)).await
     }
+}
+
+async fn counted<T>(op: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let answer = call.instrument(tracing::debug_span!("coord", op)).await.map_err(|error| error.op(op));
+    let outcome = match &answer {
+        Ok(_) => "ok",
+        Err(error) if error.kind() == Kind::Conflict => "conflict",
+        Err(_) => "error",
+    };
+    counter!(COORD_CALLS, "op" => op, "outcome" => outcome).increment(1);
+    answer
 }

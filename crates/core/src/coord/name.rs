@@ -53,6 +53,8 @@ pub fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
 
 /// Begins the last segment of keys that are made up here, so that `orders` and `orders/42` don't mix.
 const OWN: char = '~';
+/// The longest that follows it: a UUID with its dashes.
+const OWN_LENGTH: usize = 36;
 
 /// What all keys of `name` begin with, by kind: `lock/orders/42/~`. No key of another name begins with it.
 ///
@@ -63,8 +65,12 @@ pub(super) fn own_keys(kind: &str, name: &str) -> Result<String> {
         return Err(Error::new(Kind::Invalid, format!("{name:?} has a segment that begins with '{OWN}'"))
             .help("choose another name: such segments are for keys that are made up"));
     }
+    check_key(name)?;
     let prefix = format!("{kind}/{name}/{OWN}");
-    // The longest that follows is a UUID with its dashes.
-    let longest = format!("{prefix}{:36}", "").replace(' ', "0");
-    check_key(&longest).map(|()| prefix)
+    let longest = MAX_KEY - OWN_LENGTH - (prefix.len() - name.len());
+    if name.len() > longest {
+        return Err(Error::new(Kind::Invalid, format!("the name of a {kind} is {} bytes long", name.len()))
+            .help(format!("use up to {longest} bytes: what is kept under it needs the rest")));
+    }
+    Ok(prefix)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use metrics::{counter, histogram};
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::call::{LIMIT, Pause, answer_within, insist, may_try_again};
@@ -71,7 +72,8 @@ impl Line {
             let behind = ticket.wait(rule).await?;
             Ok((ticket, behind))
         };
-        let done = self.unless_lost(wait).await.inspect(|_| self.count(begun));
+        let span = tracing::debug_span!("coord.acquire", kind = self.kind, keys = self.prefix);
+        let done = self.unless_lost(wait).instrument(span).await.inspect(|_| self.count(begun));
         done.map_err(|error: Error| error.op("acquire"))
     }
 
@@ -86,7 +88,8 @@ impl Line {
             }
             ticket.leave().await.map(|()| None)
         };
-        let taken = self.unless_lost(attempt).await.map_err(|error| error.op("acquire"))?;
+        let span = tracing::debug_span!("coord.try_acquire", kind = self.kind, keys = self.prefix);
+        let taken = self.unless_lost(attempt).instrument(span).await.map_err(|error| error.op("acquire"))?;
         Ok(taken.inspect(|_| self.count(begun)))
     }
 

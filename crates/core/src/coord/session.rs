@@ -67,6 +67,8 @@ struct State {
     deadline: Instant,
     /// Why it is over. Set once.
     over: Option<Error>,
+    /// The lease isn't to be revoked, but to run out.
+    runs_out: bool,
     /// What revoking said, once the task has ended.
     end: Option<Result<()>>,
 }
@@ -101,7 +103,7 @@ impl Session {
     pub(super) async fn begin(engine: Arc<dyn CoordEngine>, ttl: Duration) -> Result<Self> {
         let begun = Instant::now();
         let lease = answer_within(ttl, engine.grant(ttl)).await.map_err(|error| error.op("session"))?;
-        let state = State { deadline: begun + safe(ttl), over: None, end: None };
+        let state = State { deadline: begun + safe(ttl), over: None, runs_out: false, end: None };
         let shared = Arc::new(Shared {
             engine,
             lease,
@@ -167,6 +169,12 @@ impl Session {
         let ended = state.wait_for(|state| state.end.is_some()).await;
         let gone = || Error::new(Kind::Unexpected, "the session's task is gone").op("close");
         ended.map_err(|_| gone())?.end.clone().unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Ends the session and lets the lease run out: what is under it stays until then.
+    pub(super) fn abandon(&self) {
+        self.shared.state.send_modify(|state| state.runs_out = true);
+        self.shared.close();
     }
 
     pub(super) fn engine(&self) -> &Arc<dyn CoordEngine> {

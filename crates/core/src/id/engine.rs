@@ -6,17 +6,26 @@ use async_trait::async_trait;
 
 use crate::{Info, Result};
 
-/// Counters that several programs take numbers from.
+/// Counters that several programs take numbers from, each by its name.
+///
+/// # Contract
+/// 1. No number of a counter is given out twice, whoever asks, as long as the engine keeps what it stored.
+/// 2. Numbers whose [`take`](IdEngine::take) was answered by an error are given to nobody: they are lost.
+/// 3. Every call is answered within the engine's timeout.
 #[async_trait]
 pub trait IdEngine: Send + Sync + Debug {
     /// Name, URL and durability.
     fn info(&self) -> &Info;
 
-    /// Takes the next numbers of the counter `name`: `count` of them, or as many as the engine has been told to give
-    /// out at a time. No number is ever given out twice; numbers are lost when the answer is.
+    /// The counter that the URL names, if it does.
+    fn name(&self) -> Option<&str>;
+
+    /// Takes the next numbers of the counter `name`: `count` of them, or [`Segment::step`] if none is said. An engine may
+    /// give fewer.
     ///
     /// # Errors
-    /// `NotFound` if there is no such counter and the engine doesn't make them by itself, `Limited` if it is used up.
+    /// `NotFound` if there is no such counter and the engine doesn't make it (the error names some that there are),
+    /// `Limited` if it is used up, `Config` if its step is nothing to go by.
     async fn take(&self, name: &str, count: Option<u64>) -> Result<Segment>;
 }
 

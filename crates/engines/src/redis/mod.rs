@@ -33,6 +33,7 @@ mod fetch;
 mod form;
 mod group;
 mod hints;
+mod ids;
 mod keys;
 mod link;
 pub mod list;
@@ -53,11 +54,13 @@ use std::sync::Arc;
 
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::RedisBus;
 pub use self::doctor::examine;
 use self::error::NAME;
+pub use self::ids::RedisIds;
 pub use self::url::{Config, Tls};
 
 /// Opens the bus on the server, or the cluster, that `url` names.
@@ -67,4 +70,12 @@ pub use self::url::{Config, Tls};
 pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
     let bus = RedisBus::open(Config::from_url(url)?).await?;
     Ok(Arc::new(bus))
+}
+
+/// Opens the counters on the server, or the cluster, that `url` names. See [`RedisIds`].
+///
+/// # Errors
+/// Those of [`open`].
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(RedisIds::open(&url).await?))
 }

@@ -65,9 +65,14 @@ impl Config {
     /// # Errors
     /// `Config` for an unknown option, a value out of range, or hosts and a database that don't go together.
     pub fn from_url(url: &EngineUrl) -> Result<Self> {
+        Self::read(url, SHARED)
+    }
+
+    /// The same; `shared` names the keys that were taken out of the URL before.
+    pub(super) fn read(url: &EngineUrl, shared: &[&str]) -> Result<Self> {
         let scheme = url.scheme();
         let cluster = scheme.ends_with("-cluster");
-        let mut options = url.options(SHARED);
+        let mut options = url.options(shared);
         let timeout = options.duration("timeout", Duration::from_secs(10))?;
         let prefix = options.text("prefix").unwrap_or_default().to_owned();
         let encrypted = options.flag("tls", scheme.starts_with("rediss"))?;

@@ -1,4 +1,4 @@
-//! What the bus does on any relational database, free of drivers.
+//! What the bus and [coordination](coord) do on any relational database, free of drivers.
 //!
 //! # The schema in words
 //! Every table is named `lp_*`, so it can live in a user's database beside their own.
@@ -29,6 +29,7 @@ pub(crate) mod group;
 pub(crate) mod hand;
 mod headers;
 pub(crate) mod hub;
+pub(crate) mod ids;
 pub(crate) mod incoming;
 pub(crate) mod lease;
 pub(crate) mod member;
@@ -44,6 +45,7 @@ mod window;
 pub use claim::{Plan, plan};
 pub use clock::MonotoneClock;
 pub use headers::{decode_headers, encode_headers};
+pub use ids::IdOptions;
 pub use span::{MAX_SPAN, Span};
 
 /// The version of the schema that this build reads and writes.

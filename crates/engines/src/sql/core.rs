@@ -302,7 +302,7 @@ impl Readers {
     }
 }
 
-async fn create_database(config: &Config) -> Result<()> {
+pub(super) async fn create_database(config: &Config) -> Result<()> {
     match config.dialect {
         #[cfg(feature = "mysql")]
         super::dialect::Dialect::MySql => {

@@ -174,7 +174,7 @@ async fn make(tx: &mut Tx, schema: &str, tables: &Tables) -> Step<()> {
 
 /// On PostgreSQL the lock goes with the transaction that creates everything, on MySQL, where there is no such
 /// transaction, it is let go by hand.
-fn lock(dialect: Dialect, schema: &str) -> String {
+pub(super) fn lock(dialect: Dialect, schema: &str) -> String {
     match dialect {
         Dialect::Postgres => {
             let name = schema.replace('\'', "''");

@@ -131,5 +131,5 @@ pub(super) async fn connect(config: &Config) -> Answer<Box<dyn Conn>> {
 
 /// An error for who comes when the engine is closed.
 pub(super) fn closed(dialect: Dialect) -> Error {
-    Error::new(linchpin_core::Kind::Closed, "the bus is closed").engine(dialect.name())
+    Error::new(linchpin_core::Kind::Closed, "the engine is closed").engine(dialect.name())
 }

@@ -21,7 +21,7 @@ const MAX_PREFIX: usize = 100;
 /// | option | default | meaning |
 /// |---|---|---|
 /// | `timeout` | `10s` | the longest one request waits for the server, at least 100 ms |
-/// | `prefix` | empty | put before every topic name stored, so that several buses share a database |
+/// | `prefix` | empty | put before every topic's name and every key stored, so that several share a database |
 /// | `schema` | `public` | PostgreSQL: the schema of the tables, created if missing |
 /// | `pool` | `8` | the most connections at once, 4 to 1,000; PostgreSQL takes one more to listen |
 /// | `poll` | `500ms` PostgreSQL, `25ms` MySQL | how often to look for commits of other processes while somebody waits |
@@ -60,8 +60,13 @@ impl Config {
     /// # Errors
     /// `Config` for a URL without host or database, an unknown option or a value out of range.
     pub fn from_url(url: &EngineUrl) -> Result<Self> {
+        Self::read(url, SHARED)
+    }
+
+    /// The same; `shared` names the keys that were taken out of the URL before.
+    pub(super) fn read(url: &EngineUrl, shared: &[&str]) -> Result<Self> {
         let dialect = if url.scheme().starts_with("mysql") { Dialect::MySql } else { Dialect::Postgres };
-        let mut options = url.options(SHARED);
+        let mut options = url.options(shared);
         let poll = if dialect == Dialect::MySql { 25 } else { 500 };
         let mut path = |key| options.text(key).map(PathBuf::from);
         let (tls_ca, tls_cert, tls_key) = (path("tls_ca"), path("tls_cert"), path("tls_key"));

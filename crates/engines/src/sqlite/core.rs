@@ -162,7 +162,7 @@ fn in_snapshot<T>(conn: &Connection, work: impl FnOnce(&Connection) -> Step<T>) 
 }
 
 pub(super) fn closed() -> Error {
-    Error::new(Kind::Closed, "the bus is closed").engine(NAME)
+    Error::new(Kind::Closed, "the engine is closed").engine(NAME)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

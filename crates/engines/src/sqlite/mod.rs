@@ -12,6 +12,11 @@
 //! reads payloads beside the writer and notices the commits of other processes. Two handles on one file, in one
 //! process or in several, are equals.
 //!
+//! # Coordination
+//! Keys, leases and deletions are in tables of their own, by the protocol of [`crate::relational::coord`]. Changes of keys
+//! wait for the disk like messages; leases don't, since who holds one dies with the host. Watches learn of commits of
+//! their own process at once, and of others' by the reader thread. A value is at most 8 MiB.
+//!
 //! # Limits of the engine
 //! * A process that is frozen (`SIGSTOP`, a suspended machine) in the middle of a transaction keeps the file's write
 //!   lock: others answer `Unavailable` until it goes on or is killed. Transactions last a few milliseconds at most.
@@ -30,6 +35,7 @@ mod doctor;
 mod error;
 mod fetch;
 mod group;
+mod ids;
 mod lease;
 mod message;
 mod reader;
@@ -49,10 +55,12 @@ use std::sync::Arc;
 use linchpin_core::Result;
 use linchpin_core::bus::BusEngine;
 use linchpin_core::coord::CoordEngine;
+use linchpin_core::id::IdEngine;
 use linchpin_core::url::EngineUrl;
 
 pub use self::bus::SqliteBus;
 pub use self::doctor::examine;
+pub use self::ids::SqliteIds;
 pub use self::sink::SqliteSink;
 pub use self::url::{Config, Sync};
 
@@ -75,4 +83,12 @@ pub async fn open(url: &EngineUrl) -> Result<Arc<dyn BusEngine>> {
 /// Those of [`open`].
 pub async fn open_coord(url: &EngineUrl) -> Result<Arc<dyn CoordEngine>> {
     coord::open(Config::from_url(url)?).await
+}
+
+/// Opens the counters in the file that `url` names. See [`IdOptions`](crate::relational::IdOptions).
+///
+/// # Errors
+/// Those of [`open`]; `NotFound` for a missing file or table unless the URL says `create=true`.
+pub async fn ids(url: EngineUrl) -> Result<Arc<dyn IdEngine>> {
+    Ok(Arc::new(SqliteIds::open(&url).await?))
 }

@@ -55,7 +55,12 @@ impl Config {
     /// # Errors
     /// `Config` for a missing path, an unknown option or a value out of range.
     pub fn from_url(url: &EngineUrl) -> Result<Self> {
-        let mut options = url.options(SHARED);
+        Self::read(url, SHARED)
+    }
+
+    /// The same; `shared` names the keys that were taken out of the URL before.
+    pub(super) fn read(url: &EngineUrl, shared: &[&str]) -> Result<Self> {
+        let mut options = url.options(shared);
         let words = [("full", Sync::Full), ("normal", Sync::Normal), ("off", Sync::Off)];
         let max_size = options.size("max_size", 0)?;
         let config = Self {

@@ -1,6 +1,7 @@
 //! One file per engine: how it is started, and when it is ready.
 
 mod activemq;
+mod consul;
 mod etcd;
 mod influxdb;
 mod kafka;
@@ -26,6 +27,7 @@ pub const ENGINES: &[Engine] = &[
     nginx::ENGINE,
     etcd::ENGINE,
     etcd::THREE,
+    consul::ENGINE,
     zookeeper::ENGINE,
     zookeeper::THREE,
     activemq::ENGINE,

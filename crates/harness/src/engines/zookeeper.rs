@@ -38,7 +38,7 @@ fn plan(site: &Site<'_>, count: usize) -> Result<Plan> {
         site.file(folder.join("myid"), &format!("{}\n", n + 1))?;
         let number = port.number();
         let settings = format!(
-            "tickTime=500\ninitLimit=20\nsyncLimit=10\ndataDir={}\nclientPort={number}\n\
+            "tickTime=500\nmaxSessionTimeout=300000\ninitLimit=20\nsyncLimit=10\ndataDir={}\nclientPort={number}\n\
              clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=*\n{members}",
             folder.display()
         );

@@ -21,6 +21,7 @@ pub(crate) fn of(engine: &str) -> Client {
         "postgres" => Client { store: postgres_store, find: postgres_find },
         "mariadb" => Client { store: mariadb_store, find: mariadb_find },
         "etcd" => Client { store: etcd_store, find: etcd_find },
+        "consul" => Client { store: consul_store, find: consul_find },
         "zookeeper" => Client { store: zookeeper_store, find: zookeeper_find },
         "rabbitmq" => Client { store: rabbitmq_store, find: rabbitmq_find },
         "kafka" => Client { store: kafka_store, find: kafka_find },
@@ -130,6 +131,14 @@ fn etcd_store(running: &Running) -> Result<(), String> {
 fn etcd_find(running: &Running) -> Result<(), String> {
     let found = http(last(running), "POST", "/v3/kv/range", r#"{"key":"a2V5"}"#)?;
     if found.contains("a2VwdA==") { Ok(()) } else { Err(format!("found {found}")) }
+}
+
+fn consul_store(running: &Running) -> Result<(), String> {
+    http(first(running), "PUT", "/v1/kv/key", VALUE).map(drop)
+}
+
+fn consul_find(running: &Running) -> Result<(), String> {
+    expect(&http(first(running), "GET", "/v1/kv/key?raw", "")?)
 }
 
 fn zookeeper_store(running: &Running) -> Result<(), String> {

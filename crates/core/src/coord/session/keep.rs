@@ -39,7 +39,9 @@ pub(super) async fn run(shared: Arc<Shared>, begun: Instant) {
         () = sweep(&shared) => return,
     };
     // A lost lease isn't revoked: who was told needs the rest of its time to stop in.
+    let runs_out = shared.state.borrow().runs_out;
     let end = match why.kind() {
+        Kind::Closed if runs_out => Ok(()),
         Kind::Closed => revoke(&shared).await,
         _ => Err(why),
     };

@@ -35,11 +35,12 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    /// How much it is, where many are done together: about 1,000 small ones are one transaction.
+    /// How much it is, where many are done together: 256 small ones are one transaction, which fits into a megabyte however
+    /// long the keys are.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Self::Put { value, .. } => 16 + value.len() / 1024,
-            _ => 16,
+            Self::Put { value, .. } => 64 + value.len() / 1024,
+            _ => 64,
         }
     }
 

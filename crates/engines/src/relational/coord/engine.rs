@@ -78,8 +78,8 @@ impl RowCoord {
 }
 
 impl Inner {
-    /// Does one thing, and tells the watches of this handle.
-    pub(super) async fn ask(&self, op: &'static str, ask: Ask) -> Result<Option<Rev>> {
+    /// Does one thing.
+    async fn ask(&self, op: &'static str, ask: Ask) -> Result<Option<Rev>> {
         let answer = self.rows.ask(ask).await.and_then(|answer| answer.result);
         answer.map_err(|e| e.engine(self.rows.engine()).op(op))
     }

@@ -14,7 +14,7 @@ use crate::relational::hub::lock;
 const LONGEST: Duration = Duration::from_millis(500);
 /// After this many looks that found nothing, the database is asked half as often.
 const QUIET: u32 = 20;
-/// How long to wait after the database couldn't be asked, and before looking whether a lease could be ended.
+/// How long to wait after the database couldn't be asked, or there was nothing to end after all.
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long after its end a lease is ended, so that of many who watch one does it.
 const JITTER: std::ops::Range<u64> = 10..150;
@@ -124,17 +124,22 @@ async fn round(inner: &Inner, feed: &Feed, state: &mut State) -> Duration {
     }
     state.seen = Some(look.rev);
     if look.next_due.is_some_and(|due| due <= 0) {
-        sweep(inner).await;
-        return AGAIN / 5;
+        return match sweep(inner).await {
+            true => Duration::ZERO,
+            false => AGAIN,
+        };
     }
     pause(inner, state, &look)
 }
 
-/// Ends leases that are over. Another who does the same at once is as good.
-async fn sweep(inner: &Inner) {
-    if let Err(error) = inner.ask("sweep", Ask::Sweep).await {
-        tracing::debug!(%error, "ending leases failed");
-        sleep(AGAIN).await;
+/// Ends leases that are over; whether any key went, so that there may be more. Another who does the same at once is as good.
+async fn sweep(inner: &Inner) -> bool {
+    match inner.rows.ask(Ask::Sweep).await {
+        Ok(answer) => !answer.changed.is_empty(),
+        Err(error) => {
+            tracing::debug!(%error, "ending leases failed");
+            false
+        }
     }
 }
 

@@ -47,4 +47,4 @@ pub(crate) const MAX_VALUE: usize = 8 << 20;
 /// Leases ended in one transaction, at most.
 pub(crate) const LEASES: usize = 64;
 /// Their keys, at most; what is left of them is hidden, and for the next transaction.
-pub(crate) const KEYS: usize = 1000;
+pub(crate) const KEYS: usize = 256;

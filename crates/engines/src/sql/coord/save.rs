@@ -9,7 +9,7 @@ use crate::sql::dialect::Dialect;
 use crate::sql::tx::{Step, Tx};
 
 /// A value up to this size is written out in the statement.
-const SMALL: usize = 1024;
+const SMALL: usize = 256;
 
 pub(super) async fn save(tx: &mut Tx, changes: Changes) -> Step<()> {
     let (small, large): (Vec<_>, Vec<_>) = changes.puts.iter().partition(|put| put.value.len() <= SMALL);

@@ -1,0 +1,2 @@
+mod numbers;
+mod snowflake;
