@@ -57,15 +57,17 @@ async fn a_watcher_that_slept_through_more_than_is_remembered_misses_nothing() {
     for n in 0..10 {
         assert!(coord.delete(&format!("w/{n}"), When::Always).await.unwrap());
     }
-    let churn = (0..12_000).map(|n| {
-        let coord = coord.clone();
-        async move {
-            let key = format!("other/{n}");
-            coord.put(&key, "x", When::Always).await.unwrap();
-            coord.delete(&key, When::Always).await.unwrap();
-        }
-    });
-    futures_util::future::join_all(churn).await;
+    for hundred in 0..120 {
+        let churn = (0..100).map(|n| {
+            let coord = coord.clone();
+            async move {
+                let key = format!("other/{hundred}/{n}");
+                coord.put(&key, "x", When::Always).await.unwrap();
+                coord.delete(&key, When::Always).await.unwrap();
+            }
+        });
+        futures_util::future::join_all(churn).await;
+    }
     coord.put("w/end", "x", When::Always).await.unwrap();
     let changes = told(&mut watched, "w/end", true).await;
     let gone: Vec<_> = changes.iter().filter(|change| matches!(change, Change::Delete { .. })).collect();
@@ -83,11 +85,14 @@ async fn a_lease_with_more_keys_than_one_call_removes_ends_at_once() {
     let coord = coord(&server, "").await;
     let engine = coord.engine();
     let lease = engine.grant(Duration::from_secs(60)).await.unwrap();
-    let keys = (0..5_000).map(|n| {
-        let lease = &lease;
-        async move { engine.put(&format!("k/{n}"), "x".into(), When::Absent, Some(lease)).await.unwrap() }
-    });
-    let last = futures_util::future::join_all(keys).await.into_iter().max().unwrap();
+    let mut last = Rev(0);
+    for hundred in 0..50 {
+        let keys = (0..100).map(|n| {
+            let (lease, key) = (&lease, format!("k/{hundred}/{n}"));
+            async move { engine.put(&key, "x".into(), When::Absent, Some(lease)).await.unwrap() }
+        });
+        last = futures_util::future::join_all(keys).await.into_iter().chain([last]).max().unwrap();
+    }
     let mut watched = coord.watch("k/").await.unwrap();
     assert_eq!(watched.snapshot.len(), 5_000);
     engine.revoke(&lease).await.unwrap();
@@ -164,4 +169,31 @@ async fn nobody_at_the_address_is_told_as_safe_to_try_again() {
     while watched.changes.next(SOON).await.is_ok() {
         assert!(started.elapsed() < SOON, "silence about a server that is gone");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_went_back_ends_a_watch_with_an_error() {
+    let server = Server::start(&["--enable-debug-command", "yes"]);
+    let coord = coord(&server, "").await;
+    coord.put("w/a", "before", When::Always).await.unwrap();
+    let before = server.cli(&["HGET", "{lp-coord}:meta", "w/a"]).concat();
+    let mut watched = coord.watch("w/").await.unwrap();
+    coord.put("w/a", "after", When::Always).await.unwrap();
+    told(&mut watched, "w/a", true).await;
+    // A server with the same data and another history, as after a restart, is none that went back.
+    server.cli(&["DEBUG", "CHANGE-REPL-ID"]);
+    assert_eq!(watched.changes.next(Duration::from_secs(2)).await.unwrap(), []);
+    // What a replica has that lacks the last write.
+    let rev = before.split(' ').next().unwrap();
+    server.cli(&["HSET", "{lp-coord}:meta", "w/a", &format!("{rev} {rev} ")]);
+    server.cli(&["HSET", "{lp-coord}:values", "w/a", "before"]);
+    server.cli(&["ZADD", "{lp-coord}:changes", rev, "w/a"]);
+    server.cli(&["DEBUG", "CHANGE-REPL-ID"]);
+    for _ in 0..2 {
+        let error = watched.changes.next(SOON).await.unwrap_err();
+        said(&error, Kind::Corrupt, "w/a");
+        assert!(error.remedy().unwrap().contains("watch anew"), "{error}");
+    }
+    let anew = coord.watch("w/").await.unwrap();
+    assert_eq!(anew.snapshot[0].value, "before");
 }

@@ -4,9 +4,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use linchpin_core::bus::{Message, SubscribeOptions};
+use linchpin_core::coord::{Coord, When};
 use linchpin_core::{Kind, Retry};
+use linchpin_engines::REDIS;
 
-use crate::server::{Server, free_port, one, open, said, topic};
+use crate::server::{SOON, Server, free_port, one, open, said, topic};
 
 #[tokio::test]
 async fn a_wrong_password_is_denied_and_the_right_one_is_not() {
@@ -48,6 +50,17 @@ async fn the_rights_that_the_doctor_names_are_enough() {
     sub.ack(one(&sub).await).await.unwrap();
     assert_eq!(bus.stats(None).await.unwrap().len(), 1);
     bus.remove("t", None).await.unwrap();
+    let lists = server.url("me:s3cret@", "?prefix=shop").replacen("redis:", "redis-list:", 1);
+    let lists = open(&lists).await.unwrap();
+    lists.ensure("t", &topic(1)).await.unwrap();
+    lists.publish("t", Message::new("x")).await.unwrap();
+    let sub = lists.subscribe("t", &SubscribeOptions::group("g")).await.unwrap();
+    sub.ack(one(&sub).await).await.unwrap();
+    let coord = Coord::open_with(&server.url("me:s3cret@", "?prefix=shop"), &[REDIS]).await.unwrap();
+    let mut watched = coord.watch("").await.unwrap();
+    coord.put("a", "x", When::Absent).await.unwrap();
+    assert_eq!(watched.changes.next(SOON).await.unwrap().len(), 1);
+    assert!(coord.delete("a", When::Always).await.unwrap());
 }
 
 #[tokio::test]
