@@ -41,13 +41,15 @@ impl Keeper {
     /// Gets the number, and what issues ids with it.
     pub(super) async fn start(self, layout: Layout, clock: &SharedClock) -> Result<(Option<Kept>, Mint)> {
         match self {
-            Self::Nobody(number) => Ok((None, Mint::new(layout, number, None, clock.clone()))),
+            Self::Nobody(number) => {
+                Ok((None, Mint::new(layout, number, None, Duration::ZERO, clock.clone())))
+            }
             Self::File(path, number) => {
                 let (file, mark) = blocking(move || MarkFile::open(&path, number)).await?;
                 if let Some(mark) = mark {
                     wait_past(mark, clock).await?;
                 }
-                let mint = Mint::new(layout, number, mark, clock.clone());
+                let mint = Mint::new(layout, number, mark, AHEAD / 2, clock.clone());
                 let file = Arc::new(file);
                 store(&file, &mint).await?;
                 Ok((Some(Kept::File(file)), mint))
@@ -93,7 +95,8 @@ async fn store(file: &Arc<MarkFile>, mint: &Mint) -> Result<()> {
 
 async fn lease(office: &Office, layout: Layout) -> Result<(WorkerId, Mint)> {
     let (mut worker, mark) = office.claim().await?;
-    let mint = Mint::new(layout, worker.number, mark, office.clock.clone());
+    // The number is renewed long before the limit anyway.
+    let mint = Mint::new(layout, worker.number, mark, Duration::ZERO, office.clock.clone());
     match renew(&mut worker, &mint, office).await {
         Ok(()) => Ok((worker, mint)),
         Err(e) => {

@@ -30,6 +30,8 @@ pub(super) struct Mint {
     limit: AtomicU64,
     /// When issuing stops, in microseconds after `born`.
     deadline: AtomicU64,
+    /// So many milliseconds before the limit, a later one is asked for.
+    near: u64,
     born: Instant,
     clock: SharedClock,
 }
@@ -56,9 +58,15 @@ pub(super) enum Step {
 }
 
 impl Mint {
-    /// Issues for the worker number `node`, nothing at or before `mark` (milliseconds since 1970), until `limit` and
-    /// `deadline` are told otherwise.
-    pub(super) fn new(layout: Layout, node: u64, mark: Option<i64>, clock: SharedClock) -> Self {
+    /// Issues for the worker number `node`, nothing at or before `mark` (milliseconds since 1970), until [`Mint::extend`]
+    /// sets an end. `near` is how long before it a later one is asked for.
+    pub(super) fn new(
+        layout: Layout,
+        node: u64,
+        mark: Option<i64>,
+        near: Duration,
+        clock: SharedClock,
+    ) -> Self {
         let mark = mark.and_then(|mark| u64::try_from(mark.saturating_sub(layout.epoch)).ok());
         let word = mark.map_or(0, |mark| {
             let mark = mark.min(largest(layout.time_bits));
@@ -70,6 +78,7 @@ impl Mint {
             word: AtomicU64::new(word),
             limit: AtomicU64::new(NEVER),
             deadline: AtomicU64::new(NEVER),
+            near: u64::try_from(near.as_millis()).unwrap_or(0),
             born: Instant::now(),
             clock,
         }
@@ -136,7 +145,7 @@ impl Mint {
                 continue;
             }
             let id = (now << (bits + self.layout.node_bits())) | self.node | first;
-            let near = limit != NEVER && limit - now < NEAR;
+            let near = limit != NEVER && limit - now < self.near;
             return Step::Ids(Run { first: id.cast_signed(), count }, near);
         }
     }
@@ -155,6 +164,3 @@ impl Mint {
         (now > limit).then_some(Step::Limit)
     }
 }
-
-/// So many milliseconds before the limit, a later one is asked for.
-const NEAR: u64 = 1500;

@@ -131,32 +131,28 @@ impl Numbers {
 
     /// Up to `count` numbers that follow each other. Waits for a segment if none is at hand.
     pub(super) async fn take(self: &Arc<Self>, count: u64) -> Result<Run> {
-        let deadline = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         loop {
             if let Some(run) = self.take_now(count) {
                 return Ok(run);
             }
             let mut attempts = self.attempts.subscribe();
-            if self.turn_over(count)? {
+            if self.turn_over(count, begun)? {
                 continue;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = PATIENCE.saturating_sub(begun.elapsed());
             if timeout(left, attempts.changed()).await.is_err() {
                 let message = format!("no numbers of {:?} came in time", self.name);
                 return Err(Error::new(Kind::Timeout, message)
                     .op("next")
                     .help("see what keeps the engine busy"));
             }
-            if self.stock().spare.is_none()
-                && let Some((error, _)) = &self.stock().failure
-            {
-                return Err(error.clone());
-            }
         }
     }
 
     /// Puts the spare segment in the place of the used one; whether there are numbers now. If not, one is being fetched.
-    fn turn_over(self: &Arc<Self>, count: u64) -> Result<bool> {
+    /// A failure that is fresh, or came since the call began, is its answer.
+    fn turn_over(self: &Arc<Self>, count: u64, begun: Instant) -> Result<bool> {
         let mut stock = self.stock();
         let current = self.current.load();
         if current.used.load(Ordering::Relaxed) < current.len {
@@ -167,7 +163,7 @@ impl Numbers {
             return Ok(true);
         }
         match &stock.failure {
-            Some((error, at)) if at.elapsed() < FRESH => return Err(error.clone()),
+            Some((error, at)) if *at >= begun || at.elapsed() < FRESH => return Err(error.clone()),
             _ => self.fetch(&mut stock, count),
         }
         Ok(false)

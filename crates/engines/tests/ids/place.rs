@@ -5,10 +5,10 @@ use std::process::Command;
 
 use linchpin_core::id::Ids;
 use linchpin_core::{Error, Kind, Result, Scheme};
-use linchpin_engines::{MYSQL, POSTGRES, REDIS, SQLITE};
+use linchpin_engines::{MYSQL, POSTGRES, REDIS, REDIS_CLUSTER, SQLITE};
 use linchpin_harness::{Running, find};
 
-const SCHEMES: &[Scheme] = &[SQLITE, POSTGRES, MYSQL, REDIS];
+const SCHEMES: &[Scheme] = &[SQLITE, POSTGRES, MYSQL, REDIS, REDIS_CLUSTER];
 
 pub(crate) async fn open(url: &str) -> Result<Ids> {
     Ids::open_with(url, SCHEMES).await

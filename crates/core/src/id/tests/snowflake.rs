@@ -1,7 +1,7 @@
 //! Snowflakes under clocks that jump, and under coordination that comes and goes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::{Error, Info, Kind, Result};
 struct Link {
     memory: Arc<dyn CoordEngine>,
     down: AtomicBool,
+    renewals: AtomicU64,
 }
 
 static LINKS: Mutex<BTreeMap<String, Arc<Link>>> = Mutex::new(BTreeMap::new());
@@ -35,7 +36,13 @@ const SCHEMES: &[Scheme] = &[Scheme {
 }];
 
 fn link(name: &str) -> Arc<Link> {
-    let fresh = || Arc::new(Link { memory: MemoryCoord::new(), down: AtomicBool::new(false) });
+    let fresh = || {
+        Arc::new(Link {
+            memory: MemoryCoord::new(),
+            down: AtomicBool::new(false),
+            renewals: AtomicU64::new(0),
+        })
+    };
     LINKS.lock().unwrap().entry(name.to_owned()).or_insert_with(fresh).clone()
 }
 
@@ -74,6 +81,7 @@ impl CoordEngine for Link {
         self.up()?.grant(ttl).await
     }
     async fn renew(&self, lease: &LeaseId) -> Result<()> {
+        self.renewals.fetch_add(1, Ordering::SeqCst);
         self.up()?.renew(lease).await
     }
     async fn revoke(&self, lease: &LeaseId) -> Result<()> {
@@ -178,7 +186,12 @@ async fn a_restart_with_the_clock_set_back_repeats_nothing() {
     assert_eq!(open(&url, &clock).await.unwrap_err().kind(), Kind::Conflict);
     // Past what was stored ahead: it is stored anew, before an id has that time.
     clock.shift(60_000);
-    let before = (next(&ids).await.time, before.time).0;
+    let later = next(&ids).await.time;
+    assert!(later > before.time);
+    let before = later;
+    let stored = std::fs::read_to_string(folder.join("state")).unwrap();
+    let stored: i64 = stored.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!(stored >= before.as_millisecond(), "a crash now would leave {stored} behind");
     ids.close().await;
     assert_eq!(ids.next().await.unwrap_err().kind(), Kind::Closed);
     clock.shift(-5_000);
@@ -217,6 +230,18 @@ async fn worker_numbers_are_leased_lowest_first_and_run_out() {
     // Kept for longer than any lease lasts.
     sleep(Duration::from_secs(120)).await;
     assert_eq!((next(&other).await.worker, next(&next_one).await.worker), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lease_is_renewed_three_times_in_its_length() {
+    let ids = leased("snowflake://?coord=link%3A%2F%2Fshort&ttl=1s").await.unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        next(&ids).await;
+        sleep(Duration::from_millis(3)).await;
+    }
+    let renewals = link("short").renewals.load(Ordering::SeqCst);
+    assert!((80..=100).contains(&renewals), "{renewals}");
 }
 
 #[tokio::test(start_paused = true)]
