@@ -117,7 +117,7 @@ impl Member {
             self.resync().await?;
         }
         let unsettled = self.share(&round.roster).await?;
-        self.unshelve().await?;
+        self.unshelve(active).await?;
         self.core.trim_now_and_then(&self.topic);
         let soon = Instant::now() + if unsettled { AGAIN } else { LOOK };
         let quiet = self.quiet_at(&self.lock());
@@ -330,10 +330,14 @@ impl Member {
         Ok(())
     }
 
-    /// What nobody fetched in half its lease goes back.
-    async fn unshelve(&self) -> Result<()> {
+    /// What nobody fetched in half its lease goes back, and what was taken ahead for one that has stopped.
+    async fn unshelve(&self, active: bool) -> Result<()> {
         let stale = Instant::now() + self.options.ack_wait / 2;
-        self.give_back(|flight| flight.due < stale).await
+        let stopped = !active && self.options.order == Order::None;
+        if stopped {
+            self.lock().window = 0;
+        }
+        self.give_back(|flight| stopped || flight.due < stale).await
     }
 
     /// Gives back what was taken and never handed out.

@@ -159,11 +159,20 @@ pub(super) async fn seek(core: &Core, topic: &Topic, group: &str, to: Start) -> 
         Start::At(at) => *n == at.partition as usize,
         _ => true,
     });
-    let moves = moved.map(|(_, (page, place))| {
+    let moves = moved.map(|(n, (page, place))| {
         let place = *place;
-        page.edit(move |ledger| ledger.seek(place))
+        let edit = page.edit(move |ledger| {
+            ledger.seek(place);
+            ledger.epoch
+        });
+        async move { Ok((n, edit.await?)) }
     });
-    join_all(moves).await.into_iter().collect::<Result<Vec<_>>>()?;
+    let moved = join_all(moves).await.into_iter().collect::<Result<Vec<_>>>()?;
+    for member in core.members() {
+        if member.topic.name == topic.name && member.options.group.as_deref() == Some(group) {
+            member.moved(&moved);
+        }
+    }
     core.tell(&topic.name, group).await;
     Ok(())
 }

@@ -28,6 +28,9 @@ impl Item {
     }
 }
 
+/// What is to be handed out, and the offsets between that must wait.
+pub(super) type Picked = (Vec<(u64, Item)>, Vec<u64>);
+
 #[derive(Debug)]
 pub(super) struct Hold {
     pub(super) fence: u64,
@@ -37,6 +40,8 @@ pub(super) struct Hold {
     pub(super) taking: bool,
     /// Nothing more is handed out: the partition goes to another.
     pub(super) leaving: bool,
+    /// Nothing waits for anything else.
+    free: bool,
     gate: Gate<Item>,
     reader: Reader,
     /// What is in the gate and not below the ledger's cursor.
@@ -46,7 +51,8 @@ pub(super) struct Hold {
 impl Hold {
     pub(super) fn new(fence: u64, epoch: u64, order: Order, reader: Reader) -> Self {
         let (gate, unread) = (Gate::new(order), BTreeSet::new());
-        Self { fence, epoch, taking: false, leaving: false, gate, reader, unread }
+        let free = order == Order::None;
+        Self { fence, epoch, taking: false, leaving: false, free, gate, reader, unread }
     }
 
     /// Puts in what is to be handed out from `due` on.
@@ -55,13 +61,34 @@ impl Hold {
         self.gate.insert(offset, key.as_ref(), due, item);
     }
 
+    /// Takes up to `max` that were never handed out, of a partition without order: taken before they are asked for, they are
+    /// one attempt further if this process dies, so it must be their first. What is in the gate comes before them.
+    pub(super) fn pick_new(&mut self, max: usize, _now: Timestamp) -> Picked {
+        let mut picks = Vec::new();
+        while picks.len() < max && self.gate.is_empty() {
+            let Some(pick) = self.read() else { break };
+            picks.push(pick);
+        }
+        (picks, Vec::new())
+    }
+
+    fn read(&mut self) -> Option<(u64, Item)> {
+        let read = self.reader.came.try_recv().ok()?;
+        self.unread.insert(read.offset);
+        Some((read.offset, Item::Here(Box::new(read))))
+    }
+
     /// Takes up to `max` that may leave now, and says which others were passed.
-    pub(super) fn pick(&mut self, max: usize, now: Timestamp) -> (Vec<(u64, Item)>, Vec<u64>) {
+    pub(super) fn pick(&mut self, max: usize, now: Timestamp) -> Picked {
         let mut picks = self.gate.take(max, now);
         while picks.len() < max && !self.gate.is_shut() && self.gate.len() < WINDOW {
-            let Ok(read) = self.reader.came.try_recv() else { break };
-            self.unread.insert(read.offset);
-            self.insert(read.offset, Timestamp::MIN, Item::Here(Box::new(read)));
+            let Some((offset, item)) = self.read() else { break };
+            if self.free && self.gate.is_empty() {
+                // It would leave at once.
+                picks.push((offset, item));
+                continue;
+            }
+            self.insert(offset, Timestamp::MIN, item);
             picks.append(&mut self.gate.take(max - picks.len(), now));
         }
         let Some(last) = picks.iter().map(|(offset, _)| *offset).max() else { return (picks, Vec::new()) };

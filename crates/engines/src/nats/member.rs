@@ -7,20 +7,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::future::join_all;
-use linchpin_core::bus::{Delivery, Position, Receipt, SubscribeOptions};
+use linchpin_core::bus::{Delivery, Order, Position, Receipt, SubscribeOptions};
 use linchpin_core::time::{from_millis, since};
-use linchpin_core::{Error, Kind, Result};
+use linchpin_core::{Error, Kind, Result, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::NAME;
 use super::core::Core;
-use super::hold::{Hold, Item};
+use super::hold::{Hold, Item, Picked};
 use super::ledger::Fate;
 use super::page::{Page, lock};
 use super::reader::Read;
 use super::take::Taking;
 use super::topic::Topic;
+
+/// The most messages that are taken ahead of what is asked for.
+const AHEAD: usize = 2048;
+/// A subscription that comes back later than this isn't worth taking ahead for.
+const QUICK: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -40,6 +45,8 @@ pub(super) struct Member {
 
 #[derive(Debug)]
 pub(super) struct State {
+    /// By partition: what was taken in an earlier epoch was before a seek of this process, and isn't handed out.
+    epochs: Vec<u64>,
     /// By partition: those it owns.
     pub(super) holds: Vec<Option<Hold>>,
     /// Taken, and not yet handed out.
@@ -50,6 +57,10 @@ pub(super) struct State {
     pub(super) taking: usize,
     /// Messages that calls of `next` wait for.
     pub(super) wanted: usize,
+    /// Messages that are taken ahead: none, unless calls of `next` take all there is and come back at once.
+    pub(super) window: usize,
+    /// When something was last handed out.
+    fed: Option<Instant>,
     /// When `next` was last called, or returned.
     pub(super) last_next: Option<Instant>,
     /// When it last could hold more.
@@ -87,12 +98,15 @@ pub(super) struct Ready {
 impl State {
     pub(super) fn new(partitions: usize) -> Self {
         Self {
+            epochs: vec![0; partitions],
             holds: (0..partitions).map(|_| None).collect(),
             shelf: VecDeque::new(),
             flights: HashMap::default(),
             receipts: 0,
             taking: 0,
             wanted: 0,
+            window: 0,
+            fed: None,
             last_next: None,
             last_room: Instant::now(),
             active: false,
@@ -116,6 +130,14 @@ impl State {
     /// The hold under this fence, if it is still that one.
     pub(super) fn under(&mut self, partition: u32, fence: u64) -> Option<&mut Hold> {
         self.hold(partition).filter(|hold| hold.fence == fence)
+    }
+
+    pub(super) fn shelve(&mut self, ready: Vec<Ready>) {
+        self.shelf.extend(ready);
+        let epochs = &self.epochs;
+        let before =
+            |flight: &Flight| epochs.get(flight.partition as usize).is_some_and(|e| flight.epoch < *e);
+        self.shelf.retain(|ready| !before(&ready.flight));
     }
 
     pub(super) fn held(&self) -> usize {
@@ -152,6 +174,9 @@ impl Member {
     /// Hands out what was taken.
     pub(super) fn hand_out(&self, state: &mut State, max: usize) -> Vec<Delivery> {
         let count = max.min(state.shelf.len());
+        if count > 0 && self.options.order == Order::None {
+            self.fed(state, count);
+        }
         let ready: Vec<_> = state.shelf.drain(..count).collect();
         let deliveries = ready.into_iter().map(|Ready { read, flight, fence }| {
             state.receipts += 1;
@@ -164,19 +189,61 @@ impl Member {
         deliveries.collect()
     }
 
-    /// Takes what is asked for and may leave.
+    /// The group was moved in these partitions, to these epochs.
+    pub(super) fn moved(&self, moved: &[(usize, u64)]) {
+        let mut state = self.lock();
+        for (partition, epoch) in moved {
+            if let Some(slot) = state.epochs.get_mut(*partition) {
+                *slot = (*slot).max(*epoch);
+            }
+        }
+        state.shelve(Vec::new());
+    }
+
+    /// A write takes its time: what a quick subscription is to get next must be on its way by then. What must stay in
+    /// order isn't taken ahead, because a nack would have to take it back.
+    fn fed(&self, state: &mut State, count: usize) {
+        let now = Instant::now();
+        if state.fed.replace(now).is_none_or(|last| now - last > QUICK) {
+            state.window = 0;
+        } else if count == state.shelf.len() {
+            let most = AHEAD.min(self.options.max_in_flight / 2);
+            state.window = (state.window.max(count) * 2).min(most);
+        }
+    }
+
+    /// Takes what is asked for and may leave, and some of what may be asked for next.
     pub(super) fn pump(self: &Arc<Self>, state: &mut State) {
         let now = self.core.clock.now();
         self.expire(state);
         if state.closed || state.gone.is_some() {
             return;
         }
-        let asked = state.wanted.saturating_sub(state.shelf.len() + state.taking);
+        let coming = state.shelf.len() + state.taking;
+        let asked = state.wanted.saturating_sub(coming);
+        let ahead = state.window.saturating_sub(coming + asked);
         let room = self.options.max_in_flight.saturating_sub(state.held());
         if room > 0 {
             state.last_room = Instant::now();
         }
-        let mut room = asked.min(room);
+        let (asked, ahead) = (asked.min(room), ahead.min(room.saturating_sub(asked)));
+        self.pick(state, asked, now, Hold::pick);
+        if self.options.max_attempts > 1 {
+            self.pick(state, ahead, now, Hold::pick_new);
+        }
+    }
+
+    /// Writes down that up to `room` messages are handed out, and puts them on the shelf.
+    fn pick(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut room: usize,
+        now: Timestamp,
+        pick: fn(&mut Hold, usize, Timestamp) -> Picked,
+    ) {
+        if room == 0 {
+            return;
+        }
         let count = state.holds.len();
         state.turn = (state.turn + 1) % count.max(1);
         for step in 0..count {
@@ -185,7 +252,7 @@ impl Member {
             if room == 0 || hold.taking || hold.leaving {
                 continue;
             }
-            let (picks, passed) = hold.pick(room, now);
+            let (picks, passed) = pick(hold, room, now);
             if picks.is_empty() {
                 continue;
             }

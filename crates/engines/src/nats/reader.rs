@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::Message as Came;
 use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use linchpin_core::bus::Message;
 use linchpin_core::{Kind, Result, Timestamp};
 use tokio::sync::mpsc;
@@ -110,23 +111,36 @@ impl<N: Fn(Result<()>)> Reading<N> {
         let (mut stream, _consumer) = self.begin(*next, anew).await?;
         let mut count = 0;
         while let Some(came) = stream.next().await {
-            let came = came.map_err(|e| error::reading(e.kind()))?;
-            let Ok(info) = came.info() else { return Err(error::unanswered()) };
-            count += 1;
-            // What the server sent and a broken connection lost is a gap in the consumer's count.
-            if info.consumer_sequence != count {
-                return Err(error::unanswered());
+            let mut came = Some(came);
+            // What came together is told of once.
+            while let Some(one) = came {
+                count += 1;
+                let read = self.read(one.map_err(|e| error::reading(e.kind()))?, count)?;
+                let offset = read.offset;
+                if let Err(full) = self.sender.try_send(read) {
+                    (self.news)(Ok(()));
+                    if self.sender.send(full.into_inner()).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                *next = offset + 1;
+                came = stream.next().now_or_never().flatten();
             }
-            let (offset, at) = (info.stream_sequence, time(info.published));
-            let came = came.message;
-            let message = message(came.headers.as_ref(), came.payload, &self.topic.stream, offset);
-            if self.sender.send(Read { offset, message, time: at }).await.is_err() {
-                return Ok(());
-            }
-            *next = offset + 1;
             (self.news)(Ok(()));
         }
         Err(error::unanswered())
+    }
+
+    fn read(&self, came: Came, count: u64) -> Result<Read> {
+        let Ok(info) = came.info() else { return Err(error::unanswered()) };
+        // What the server sent and a broken connection lost is a gap in the consumer's count.
+        if info.consumer_sequence != count {
+            return Err(error::unanswered());
+        }
+        let (offset, time) = (info.stream_sequence, time(info.published));
+        let came = came.message;
+        let message = message(came.headers.as_ref(), came.payload, &self.topic.stream, offset);
+        Ok(Read { offset, message, time })
     }
 
     async fn begin(&self, from: u64, anew: bool) -> Result<(Stream, Ephemeral)> {

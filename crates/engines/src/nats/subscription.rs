@@ -66,6 +66,7 @@ impl Subscription for NatsSubscription {
                 if !out.is_empty() {
                     drop(state);
                     drop(waiting);
+                    member.pump(&mut member.lock());
                     return Ok(out);
                 }
                 member.pump(&mut state);

@@ -32,7 +32,7 @@ impl Member {
             hold.taking = false;
         }
         match outcome {
-            Ok(ready) => state.shelf.extend(ready),
+            Ok(ready) => state.shelve(ready),
             Err(e) => self.fail(&mut state, e),
         }
         self.nudge_if_leaving(&state);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use linchpin_core::bus::{Headers, Message, MessageId};
 use linchpin_core::time::from_millis;
 use linchpin_core::{Timestamp, bus::Position};
-use redis::Value;
+use redis::{Pipeline, Value};
 
 /// The field that holds the content.
 pub(super) const PAYLOAD: &str = "payload";
@@ -84,6 +84,20 @@ pub(super) fn encode(message: &Message) -> Vec<Bytes> {
         fields.extend([name.to_owned().into(), value.clone()]);
     }
     fields
+}
+
+/// The same as arguments of a pipeline's last command. `id` is room for the identity's text.
+pub(super) fn write(cmd: &mut Pipeline, message: &Message, id: &mut String) {
+    id.clear();
+    // Writing to a string can't fail.
+    let _written = fmt::write(id, format_args!("{}", message.id));
+    cmd.arg(PAYLOAD).arg(message.payload.as_ref()).arg(ID).arg(id.as_str());
+    if let Some(key) = &message.key {
+        cmd.arg(KEY).arg(key.as_ref());
+    }
+    for (name, value) in message.headers.iter() {
+        cmd.arg(name).arg(value.as_ref());
+    }
 }
 
 /// Reads an entry's fields. One that Linchpin didn't write is taken as it is: the field `payload`, or the only one there

@@ -1,15 +1,16 @@
 //! Fetching without order: members compete for every message.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use linchpin_core::bus::{NO_REPLY, is_for};
 use linchpin_core::{Error, Result};
-use redis::Value;
+use redis::{Pipeline, Value, from_redis_value};
 
 use super::core::lock;
 use super::entry::{EntryId, decode};
+use super::error::map;
 use super::hints::POLL;
 use super::keys::PartKeys;
 use super::member::Member;
@@ -20,6 +21,8 @@ use super::state::{Grip, Parcel, SHELF};
 const AHEAD: usize = 1024;
 /// And the most bytes of them, if the last ones are a measure.
 const BYTES: usize = 8 << 20;
+/// The least share of a partition that is read beside the script.
+const APART: usize = 32;
 /// What a consumer of other programs may hold a message for.
 const FOREIGN: Duration = Duration::from_secs(60);
 
@@ -27,8 +30,10 @@ const FOREIGN: Duration = Duration::from_secs(60);
 pub(super) type Entry = (Vec<u8>, Vec<Value>);
 /// Entries of one partition: which one, its epoch, the attempt, the entries.
 type Run = (usize, i64, i64, Vec<Entry>);
-/// Now, when something is due, runs.
-type Fetched = (i64, i64, Vec<Run>);
+/// Now, when something is due, runs, the epoch of each partition.
+type Fetched = (i64, i64, Vec<Run>, Vec<i64>);
+/// Streams with what was read of them.
+type Reading = Option<Vec<(Vec<u8>, Vec<Entry>)>>;
 /// And the partitions that were asked.
 type Answer<'p> = (&'p [&'p (u32, PartKeys)], Fetched);
 
@@ -76,7 +81,7 @@ impl Member {
     }
 
     /// What is for the consumer, what is for another group, and what has no attempt left.
-    fn sort(&self, (slot, (now, at, runs)): Answer<'_>, began: Instant, catch: &mut Catch) {
+    fn sort(&self, (slot, (now, at, runs, _)): Answer<'_>, began: Instant, catch: &mut Catch) {
         if at >= 0 {
             let wait = Duration::from_millis((at - now).max(0).unsigned_abs());
             catch.due = Some(catch.due.map_or(wait, |due| due.min(wait)));
@@ -102,6 +107,9 @@ impl Member {
     /// One answer of a server, or of each slot of a cluster: together they fetch no more than asked, and what is asked for
     /// is looked for everywhere before there is less of it.
     async fn ask_all<'p>(&self, parts: &'p [&(u32, PartKeys)], count: usize) -> Vec<Result<Answer<'p>>> {
+        if let Some(answer) = self.ask_apart(parts, count).await {
+            return vec![answer.map(|fetched| (parts, fetched))];
+        }
         let fetching = &Call::new(self.core.form.scripts.fetch);
         let mut left = count;
         let mut answers = Vec::new();
@@ -112,17 +120,49 @@ impl Member {
             let (share, more) = (left / now.len(), left % now.len());
             let asking = now.into_iter().enumerate().map(|(n, slot)| async move {
                 let call = slot.iter().fold(fetching.clone(), |call, (_, keys)| call.keys(keys));
-                let call = self.ask(call, share + usize::from(n < more));
+                let call = self.ask(call, share + usize::from(n < more)).text("");
                 Ok((slot, self.core.link.call::<Fetched>(&call, "next").await?))
             });
             for answer in join_all(asking).await {
-                let came =
-                    answer.as_ref().map_or(0, |(_, (.., runs))| runs.iter().map(|run| run.3.len()).sum());
+                let came = answer
+                    .as_ref()
+                    .map_or(0, |(_, (_, _, runs, _))| runs.iter().map(|run| run.3.len()).sum());
                 left = left.saturating_sub(came);
                 answers.push(answer);
             }
         }
         answers
+    }
+
+    /// Large batches from one server: partitions that had plenty at the last look are read beside the script, in one
+    /// transaction with it, and all else is left to the script. `None` if that isn't worth it, or was refused.
+    async fn ask_apart(&self, parts: &[&(u32, PartKeys)], count: usize) -> Option<Result<Fetched>> {
+        let is_full: Vec<bool> = {
+            let state = lock(&self.state);
+            parts.iter().map(|(partition, _)| state.full.contains(partition)).collect()
+        };
+        let full = is_full.iter().filter(|full| **full).count();
+        let share = (count - count / 8) / full.max(1);
+        if self.core.form.lists || self.core.link.is_cluster() || full == 0 || share < APART {
+            return None;
+        }
+        let call =
+            parts.iter().fold(Call::new(self.core.form.scripts.fetch), |call, (_, keys)| call.keys(keys));
+        let flags: String = is_full.iter().map(|full| if *full { '1' } else { '0' }).collect();
+        let script = self.ask(call, count - share * full).text(&flags).command(true);
+        let mut pipeline = Pipeline::new();
+        pipeline.atomic().add_command(script);
+        let read: Vec<_> =
+            (0..).zip(parts).zip(&is_full).filter(|(_, full)| **full).map(|(p, _)| p).collect();
+        for (_, (_, [stream, ..])) in &read {
+            let read =
+                pipeline.cmd("XREADGROUP").arg("GROUP").arg(&self.joined.group).arg(&self.joined.consumer);
+            read.arg("COUNT").arg(share).arg("STREAMS").arg(stream).arg(">");
+        }
+        match self.core.link.transact(&pipeline, "next").await {
+            Ok(answers) => Some(put_together(answers?, read.into_iter().map(|(index, _)| index))),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     fn ask(&self, call: Call, count: usize) -> Call {
@@ -161,9 +201,12 @@ impl Member {
         if ended {
             state.done = state.begun;
         }
+        let mut counts = BTreeMap::<u32, usize>::new();
+        parcels.iter().for_each(|parcel| *counts.entry(parcel.grip.partition).or_default() += 1);
+        state.full = counts.into_iter().filter(|(_, count)| *count >= APART).map(|(n, _)| n).collect();
         let size: usize = parcels.iter().map(|parcel| parcel.message.size()).sum();
         let most = (BYTES / (size / parcels.len().max(1)).max(1)).clamp(1, AHEAD);
-        if parcels.len() >= count && now < state.last_next + SHELF / 5 {
+        if parcels.len() >= count - count / 8 && now < state.last_next + SHELF / 5 {
             // It came back for more at once.
             state.window = (state.window.max(count) * 2).min(most).min(self.options.max_in_flight / 2);
         } else {
@@ -179,4 +222,19 @@ impl Member {
         drop(state);
         self.changed.notify_waiters();
     }
+}
+
+/// What the script answered, and what was read beside it from the partitions of these places.
+fn put_together(answers: Vec<Value>, read: impl Iterator<Item = usize>) -> Result<Fetched> {
+    let mut answers = answers.into_iter();
+    let said = |e: redis::RedisError| map(e, "next");
+    let script = answers.next().unwrap_or_default().extract_error().map_err(said)?;
+    let (now, due, mut runs, epochs): Fetched = from_redis_value(script).map_err(|e| said(e.into()))?;
+    for (index, answer) in read.zip(answers) {
+        let answer = answer.extract_error().map_err(said)?;
+        let streams: Reading = from_redis_value(answer).map_err(|e| said(e.into()))?;
+        let epoch = epochs.get(index).copied().unwrap_or_default();
+        runs.extend(streams.unwrap_or_default().into_iter().map(|(_, entries)| (index, epoch, 1, entries)));
+    }
+    Ok((now, due, runs, epochs))
 }

@@ -103,6 +103,21 @@ impl Link {
         Ok(answers.into_iter().map(|value| value.extract_error().map_err(|e| map(e, op))).collect())
     }
 
+    /// One answer per command of a transaction on a single server; `None` if the server refused it as a whole.
+    pub(super) async fn transact(&self, pipeline: &Pipeline, op: &'static str) -> Result<Option<Vec<Value>>> {
+        let Driver::Single(mut connection) = self.driver.clone() else { return Ok(None) };
+        // The answer of all is that of EXEC, behind those of MULTI and of each command.
+        let sending = connection.req_packed_commands(pipeline, pipeline.len() + 1, 1);
+        let answer = timeout(self.config.timeout, sending).await.map_err(|_| late(&self.config, op))?;
+        let answer = answer.and_then(|all| all.into_iter().next().unwrap_or_default().extract_error());
+        match answer {
+            Ok(Value::Array(answers)) => Ok(Some(answers)),
+            Ok(_) => Err(map(RedisError::from((ErrorKind::UnexpectedReturnType, "no array")), op)),
+            Err(failure) if failure.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => Ok(None),
+            Err(failure) => Err(map(failure, op)),
+        }
+    }
+
     async fn transaction(
         &self,
         mut connection: ClusterConnection,

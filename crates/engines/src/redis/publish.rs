@@ -6,10 +6,13 @@ use linchpin_core::{Error, Kind, Result};
 use redis::{Pipeline, Value};
 
 use super::core::Core;
-use super::entry::{EntryId, encode};
+use super::entry::{EntryId, encode, write};
 use super::error::{error, no_topic};
 use super::script::{Call, DELAY};
 use super::topic::{Known, lost_stream};
+
+/// Batches of more messages are worth a pipeline for each partition.
+const LARGE: usize = 256;
 
 /// The messages of a call that travel together, each with its place in the call and its partition.
 pub(super) type Batch = Vec<(usize, u32, Message)>;
@@ -70,9 +73,10 @@ impl Core {
         answers.into_iter().map(|answer| answer.map_err(named)).collect()
     }
 
-    /// A cluster takes one batch per slot, a single server all in one.
+    /// A cluster takes one batch per slot. A single server works on a large batch's first partition while the next one is
+    /// encoded.
     fn split(&self, batch: Batch) -> Vec<Batch> {
-        if self.link.is_cluster() { by_partition(batch) } else { vec![batch] }
+        if self.link.is_cluster() || batch.len() > LARGE { by_partition(batch) } else { vec![batch] }
     }
 
     async fn store(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
@@ -80,12 +84,10 @@ impl Core {
             return Vec::new();
         }
         let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+        let mut id = String::new();
         for (_, partition, message) in &batch {
             let Some(stream) = topic.streams.get(*partition as usize) else { continue };
-            let cmd = pipeline.cmd("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
-            for field in encode(message) {
-                cmd.arg(field.as_ref());
-            }
+            write(pipeline.cmd("XADD").arg(stream).arg("NOMKSTREAM").arg("*"), message, &mut id);
         }
         if !self.link.is_cluster() {
             pipeline.cmd("PUBLISH").arg(self.keys.hints(&topic.name)).arg("");

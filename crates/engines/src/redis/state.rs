@@ -1,6 +1,6 @@
 //! What a member holds: on the shelf, and in hand.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) again_at: Instant,
     /// How many messages to fetch ahead.
     pub(super) window: usize,
+    /// Partitions that had plenty at the last look.
+    pub(super) full: BTreeSet<u32>,
     /// Partitions take turns to be first.
     pub(super) turn: usize,
     pub(super) beat_at: Instant,
@@ -101,6 +103,7 @@ impl State {
             news: true,
             again_at: now,
             window: 0,
+            full: BTreeSet::new(),
             turn: 0,
             beat_at: now + lease(options) / 3,
             ordered: (options.order != Order::None).then(|| Ordered::new(options.order)),

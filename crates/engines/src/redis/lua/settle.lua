@@ -1,8 +1,9 @@
 -- Settles deliveries of one partition that one member holds under one epoch and one fence.
 -- KEYS: stream, record of the group, waiting.
 -- ARGV: group, consumer, birth of the group, epoch, fence (0 without order), until when nobody else can have taken them,
--- channel of hints, how many acks, their ids, their attempts; then per other settle: what, id, attempt, number.
--- Answers now, and a 1 for each that took effect, a 0 for each that was lost; nothing if all were.
+-- channel of hints, how many acks, their ids, whether their attempts follow, these if so; then per other settle: what, id,
+-- attempt, number. Answers now, and a 1 for each that took effect, a 0 for each that was lost; nothing if all were, and
+-- a ? if nothing was done because attempts must be compared and weren't there.
 local stream, record, waiting = KEYS[1], KEYS[2], KEYS[3]
 local group, me, fence, safe, acks = ARGV[1], ARGV[2], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[8])
 local about = redis.call('HMGET', record, 'born', 'epoch', 'owner', 'fence')
@@ -14,19 +15,20 @@ local function is_mine(id, attempt)
   return holder == me and attempts == tonumber(attempt)
 end
 
-local took = {}
+local compared, took = ARGV[9 + acks] == '1', {}
+if acks > 0 and now >= safe and not compared then return {now, '?'} end
 if acks > 0 and now < safe then
   redis.call('XACK', stream, group, unpack(ARGV, 9, 8 + acks))
   took[1] = string.rep('1', acks)
 else
   for i = 9, 8 + acks do
-    local mine = is_mine(ARGV[i], ARGV[i + acks])
+    local mine = is_mine(ARGV[i], ARGV[i + acks + 1])
     if mine then redis.call('XACK', stream, group, ARGV[i]) end
     took[#took + 1] = mine and '1' or '0'
   end
 end
 local waits = false
-for i = 9 + 2 * acks, #ARGV, 4 do
+for i = 10 + (compared and 2 or 1) * acks, #ARGV, 4 do
   local what, id, attempt, number = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local mine = is_mine(id, attempt)
   if mine and what == 'extend' then

@@ -1,7 +1,7 @@
 -- Hands messages of several partitions to a member that competes for them.
 -- KEYS, per partition: list, record of the group, waiting, delayed.
--- ARGV: group, consumer, birth of the group, how many, max attempts, unused, channel of hints.
--- Answers as the script of streams does: now, when something is due, and runs of {partition, epoch, attempt, entries}.
+-- ARGV: group, consumer, birth of the group, how many, max attempts, unused, channel of hints, unused.
+-- Answers as the script of streams does: now, when something is due, runs of {partition, epoch, attempt, entries}, no epochs.
 local group, me, born = ARGV[1], ARGV[2], ARGV[3]
 local room, max, channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[7]
 local lost = now + me:match('%.(%d+)$')
@@ -69,4 +69,4 @@ for i = 1, #KEYS, 4 do
   sooner(first_due(waiting))
   sooner(first_due(delayed))
 end
-return {now, due, runs}
+return {now, due, runs, {}}

@@ -1,6 +1,6 @@
 -- Settles deliveries of one partition that one member holds. KEYS: list, record of the group, waiting.
--- ARGV: group, consumer, birth of the group, three that are unused, channel of hints, how many acks, their ids, their
--- attempts; then per other settle: what, id, attempt, number.
+-- ARGV: group, consumer, birth of the group, three that are unused, channel of hints, how many acks, their ids, a 1,
+-- their attempts; then per other settle: what, id, attempt, number.
 -- Answers now, and a 1 for each that took effect, a 0 for each that was lost; nothing if all were.
 local list, record, waiting = KEYS[1], KEYS[2], KEYS[3]
 local me, acks = ARGV[2], tonumber(ARGV[8])
@@ -11,12 +11,12 @@ local took, back, done, waits = {}, {}, {}, false
 if acks > 0 then
   local holders = redis.call('HMGET', held, unpack(ARGV, 9, 8 + acks))
   for i = 1, acks do
-    local mine = holders[i] == ARGV[8 + acks + i] .. ' ' .. me
+    local mine = holders[i] == ARGV[9 + acks + i] .. ' ' .. me
     if mine then done[#done + 1] = ARGV[8 + i] end
     took[i] = mine and '1' or '0'
   end
 end
-for i = 9 + 2 * acks, #ARGV, 4 do
+for i = 10 + 2 * acks, #ARGV, 4 do
   local what, id, attempt, number = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   local mine = redis.call('HGET', held, id) == attempt .. ' ' .. me
   if mine and what == 'extend' then
