@@ -14,7 +14,9 @@ async fn an_examination_tells_what_there_is() {
         let found = report.iter().filter(|finding| finding.name == name);
         found.map(|finding| finding.text.as_str()).collect::<Vec<_>>().join("; ")
     };
-    assert!(report.iter().all(|finding| finding.status == Status::Well), "{report:?}");
+    // A busy machine's disk may be slow, and is told of.
+    let well = |finding: &linchpin_core::Finding| finding.status == Status::Well || finding.name == "latency";
+    assert!(report.iter().all(well) && text("latency").contains("ms"), "{report:?}");
     assert!(text("server").contains("leader") && text("server").contains("ZooKeeper 3."), "{report:?}");
     assert!(text("session").contains("from 1 s to 300 s"), "{report:?}");
     assert!(text("access").contains("isn't there yet"), "{report:?}");
