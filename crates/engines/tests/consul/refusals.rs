@@ -166,30 +166,9 @@ struct Encrypted(Child);
 
 impl Encrypted {
     fn start(folder: &Path, port: u16) -> Self {
-        let mut openssl = Command::new("openssl");
-        openssl.current_dir(folder).args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ]);
-        openssl.args(["-subj", "/CN=agent", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]);
-        openssl.args([
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-keyout",
-            "agent.key",
-            "-out",
-            "agent.pem",
-        ]);
-        let made = openssl.output().expect("openssl is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let mut server = Command::new("openssl");
         server.current_dir(folder).args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")]);
-        server.args(["-cert", "agent.pem", "-key", "agent.key"]);
+        server.args(["-cert", "server.pem", "-key", "server.key"]);
         let child = server.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -209,7 +188,7 @@ impl Drop for Encrypted {
 
 #[tokio::test]
 async fn a_certificate_is_checked() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = linchpin_harness::certificates().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let _server = Encrypted::start(folder.path(), port);
     let url = format!("consul+tls://127.0.0.1:{port}?timeout=1s");
@@ -217,10 +196,10 @@ async fn a_certificate_is_checked() {
     said(&error, Kind::Config, "certificate");
     assert!(error.remedy().unwrap().contains("tls_ca"), "{error}");
     // Trusted, it is silent.
-    let trusted = format!("{url}&tls_ca={}", folder.path().join("agent.pem").display());
+    let trusted = format!("{url}&tls_ca={}", folder.path().join("ca.pem").display());
     said(&open(&trusted).await.unwrap_err(), Kind::Timeout, "in time");
     for (option, file, part) in
-        [("tls_ca", "nowhere.pem", "nowhere.pem"), ("tls_ca", "agent.key", "has no certificate")]
+        [("tls_ca", "nowhere.pem", "nowhere.pem"), ("tls_ca", "server.key", "has no certificate")]
     {
         let url = format!("{url}&{option}={}", folder.path().join(file).display());
         said(&open(&url).await.unwrap_err(), Kind::Config, part);

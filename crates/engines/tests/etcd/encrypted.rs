@@ -1,43 +1,11 @@
 //! TLS with an authority of one's own.
 
-use std::path::Path;
-use std::process::Command;
-
 use linchpin_core::coord::When;
 use linchpin_core::{Kind, Status};
 use linchpin_engines::etcd::examine;
-use tempfile::TempDir;
+use linchpin_harness::certificates;
 
 use crate::server::{Server, open, said};
-
-/// An authority, or a certificate that `ca` signed: `name.pem` and `name.key`.
-fn certificate(folder: &Path, name: &str, ca: Option<&str>) {
-    let (key, pem) = (format!("{name}.key"), format!("{name}.pem"));
-    let subject = format!("/CN={name}");
-    let config = format!(
-        "[req]\ndistinguished_name=dn\n[dn]\n[own]\nbasicConstraints=critical,CA:{}\n{}",
-        if ca.is_none() { "TRUE" } else { "FALSE" },
-        if ca.is_none() { "" } else { "subjectAltName=IP:127.0.0.1\n" },
-    );
-    std::fs::write(folder.join("openssl.cnf"), config).unwrap();
-    let mut openssl = Command::new("openssl");
-    openssl.current_dir(folder).args(["req", "-x509", "-config", "openssl.cnf", "-extensions", "own"]);
-    openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
-    openssl.args(["-subj", &subject, "-keyout", &key, "-out", &pem]);
-    if let Some(ca) = ca {
-        openssl.args(["-CA", &format!("{ca}.pem"), "-CAkey", &format!("{ca}.key")]);
-    }
-    let output = openssl.output().expect("openssl is installed");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn certificates() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, ca) in [("ca", None), ("other", None), ("server", Some("ca")), ("client", Some("ca"))] {
-        certificate(folder.path(), name, ca);
-    }
-    folder
-}
 
 fn url(server: &Server, files: &[(&str, &str)]) -> String {
     let mut url = format!("etcd+tls://127.0.0.1:{}?timeout=5s", server.port);
@@ -49,7 +17,7 @@ fn url(server: &Server, files: &[(&str, &str)]) -> String {
 
 #[tokio::test]
 async fn an_authority_of_ones_own_is_trusted_if_it_is_named() {
-    let server = Server::encrypted(certificates(), &[]);
+    let server = Server::encrypted(certificates().unwrap(), &[]);
     let trusted = url(&server, &[("tls_ca", "ca.pem")]);
     let coord = open(&trusted).await.unwrap();
     coord.put("a", "1", When::Absent).await.unwrap();
@@ -75,7 +43,8 @@ async fn an_authority_of_ones_own_is_trusted_if_it_is_named() {
 
 #[tokio::test]
 async fn a_server_that_asks_for_a_certificate_gets_it() {
-    let server = Server::encrypted(certificates(), &["--client-cert-auth", "--trusted-ca-file", "ca.pem"]);
+    let server =
+        Server::encrypted(certificates().unwrap(), &["--client-cert-auth", "--trusted-ca-file", "ca.pem"]);
     let mine = [("tls_ca", "ca.pem"), ("tls_cert", "client.pem"), ("tls_key", "client.key")];
     open(&url(&server, &mine)).await.unwrap().put("a", "1", When::Absent).await.unwrap();
     let error = open(&url(&server, &mine[..1])).await.unwrap_err();
