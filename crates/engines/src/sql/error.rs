@@ -179,6 +179,12 @@ fn by_code(code: &str) -> Meaning {
             "the message is larger than the server takes",
             "raise max_allowed_packet, or send less",
         ),
+        "23502" | "1364" | "1048" => (
+            Kind::Config,
+            Retry::Never,
+            "a column of the table needs a value that Linchpin doesn't know",
+            "give the column a default, or insert the row by hand",
+        ),
         "3F000" | "42P01" | "1146" | "42703" | "1054" => {
             (Kind::Corrupt, Retry::Never, "the tables aren't as they were made", RESTORE)
         }
@@ -218,6 +224,7 @@ mod tests {
             ("57P03", Kind::Unavailable),
             ("57014", Kind::Timeout),
             ("53100", Kind::Limited),
+            ("1364", Kind::Config),
             ("42601", Kind::Unexpected),
         ] {
             let (of, _, message, help) = by_code(code);
