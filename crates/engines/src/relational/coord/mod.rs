@@ -29,7 +29,9 @@ mod watch;
 pub(crate) use ask::{Answer, Ask, Needs};
 pub(crate) use engine::RowCoord;
 pub(crate) use feed::Feed;
-pub(crate) use round::{Changes, Found, Lease, Loaded, Put, Round};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use round::Put;
+pub(crate) use round::{Changes, Found, Lease, Loaded, Round};
 pub(crate) use store::{Look, Range, Rows, Seen, Stored};
 
 /// The version of the tables of coordination that this build reads and writes.
@@ -39,6 +41,7 @@ pub const VERSION: i64 = 1;
 pub const KEPT: u64 = 10_000;
 
 /// The number that stands for coordination where topics are told by theirs, which begin at 1.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) const TOLD: i64 = 0;
 
 /// The largest value, in bytes: InnoDB refuses more than a tenth of its log, which has 96 MiB unless it is told otherwise.
