@@ -12,7 +12,7 @@
 //! # The protocol in words
 //! Who changes keys first takes the row of `lp_rev`, and keeps it until the commit: so the order of revisions is the
 //! order of commits, and what is read under it stays true. It then ends the leases that are over, up to a bound, each key
-//! with a revision of its own, and does what was asked: [`Round`] decides, the driver reads before and writes after.
+//! with a revision of its own, and does what was asked: `Round` decides, the driver reads before and writes after.
 //! A lease is over when its time has come, whether somebody ended it or not: reads leave its keys out, and it can't be
 //! renewed. Renewing takes the row of the lease alone, so it never waits for those who write.
 //!
