@@ -52,6 +52,7 @@ impl Hub {
     }
 
     /// Whether there are subscriptions or watches.
+    #[cfg(feature = "postgres")]
     pub(crate) fn anybody(&self) -> bool {
         self.any_members() || self.feed.any()
     }

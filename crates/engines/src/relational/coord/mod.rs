@@ -12,7 +12,7 @@
 //! # The protocol in words
 //! Who changes keys first takes the row of `lp_rev`, and keeps it until the commit: so the order of revisions is the
 //! order of commits, and what is read under it stays true. It then ends the leases that are over, up to a bound, each key
-//! with a revision of its own, and does what was asked: [`Round`] decides, the driver reads before and writes after.
+//! with a revision of its own, and does what was asked: `Round` decides, the driver reads before and writes after.
 //! A lease is over when its time has come, whether somebody ended it or not: reads leave its keys out, and it can't be
 //! renewed. Renewing takes the row of the lease alone, so it never waits for those who write.
 //!
@@ -29,7 +29,9 @@ mod watch;
 pub(crate) use ask::{Answer, Ask, Needs};
 pub(crate) use engine::RowCoord;
 pub(crate) use feed::Feed;
-pub(crate) use round::{Changes, Found, Lease, Loaded, Put, Round};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub(crate) use round::Put;
+pub(crate) use round::{Changes, Found, Lease, Loaded, Round};
 pub(crate) use store::{Look, Range, Rows, Seen, Stored};
 
 /// The version of the tables of coordination that this build reads and writes.
@@ -39,6 +41,7 @@ pub const VERSION: i64 = 1;
 pub const KEPT: u64 = 10_000;
 
 /// The number that stands for coordination where topics are told by theirs, which begin at 1.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
 pub(crate) const TOLD: i64 = 0;
 
 /// The largest value, in bytes: InnoDB refuses more than a tenth of its log, which has 96 MiB unless it is told otherwise.
