@@ -6,6 +6,7 @@
 mod apalis;
 mod broker;
 mod harness;
+mod idle;
 mod jetstream;
 mod kafka;
 mod machine;
@@ -47,6 +48,11 @@ const CLAIMS: &[&Claim] = &[
     &sql::POSTGRES_CONSUME,
     &sql::MYSQL_PUBLISH,
     &sql::MYSQL_CONSUME,
+    &idle::REDIS,
+    &idle::NATS,
+    &idle::POSTGRES,
+    &idle::MYSQL,
+    &idle::SQLITE,
 ];
 
 #[tokio::main]
