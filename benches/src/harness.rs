@@ -24,6 +24,10 @@ pub(crate) struct Claim {
     pub(crate) unit: &'static str,
     /// The least ratio it may have.
     pub(crate) goal: f64,
+    /// The least of ours, whatever the other side; 0 without one.
+    pub(crate) floor: f64,
+    /// A cost: less is better, the ratio is theirs to ours, and one round tells.
+    pub(crate) cost: bool,
     pub(crate) ours: Side,
     pub(crate) theirs: Side,
     /// A program that must be installed.
@@ -128,7 +132,7 @@ async fn measure(claim: &Claim) -> Result<Row> {
     eprintln!("{}: {}", claim.name, claim.what);
     let mut ours = Vec::new();
     let mut theirs = vec![Vec::new(); claim.theirs.settings.len()];
-    for _ in 0..ROUNDS {
+    for _ in 0..if claim.cost { 1 } else { ROUNDS } {
         ours.push(sample(claim, "ours", claim.ours.messages, 0).await?);
         for (samples, setting) in theirs.iter_mut().zip(claim.theirs.settings) {
             samples.push(sample(claim, "theirs", claim.theirs.messages, *setting).await?);
@@ -136,7 +140,8 @@ async fn measure(claim: &Claim) -> Result<Row> {
     }
     let (ours, our_spread) = (median(&mut ours).ok_or("no samples")?, spread(&ours));
     let sides = theirs.iter_mut().filter_map(|samples| Some((median(samples)?, spread(samples))));
-    let best = sides.max_by(|(a, _), (b, _)| a.per_second.total_cmp(&b.per_second));
+    let strength = |sample: &Sample| if claim.cost { -sample.per_second } else { sample.per_second };
+    let best = sides.max_by(|(a, _), (b, _)| strength(a).total_cmp(&strength(b)));
     let (theirs, their_spread) = best.ok_or("no samples")?;
     let mut note = format!(
         "rounds {our_spread}, the other {their_spread}; peak memory {:.0} MiB, the other {:.0} MiB",
@@ -147,7 +152,12 @@ async fn measure(claim: &Claim) -> Result<Row> {
         note = format!("{note}; with a tenth of the messages {:.0} MiB", few.memory);
     }
     let ratio = ours.per_second / theirs.per_second;
-    let verdict = if ratio >= claim.goal { "met" } else { "MISSED" };
+    let ratio = if claim.cost { 1.0 / ratio } else { ratio };
+    let met = ratio >= claim.goal && ours.per_second >= claim.floor;
+    let verdict = if met { "met" } else { "MISSED" };
+    if claim.floor > 0.0 {
+        note = format!("{note}; at least {} {} are asked of Linchpin", grouped(claim.floor), claim.unit);
+    }
     eprintln!(
         "  ratio {ratio:.2} (goal {} {verdict}): {} to {} {}; {note}",
         claim.goal,
@@ -238,7 +248,8 @@ fn page(claims: &[&Claim], rows: &[Row]) -> String {
     format!(
         "# Performance\n\nWritten by `cargo run --release -p linchpin-benches`; don't edit. Each claim runs both sides in \
          one go, in processes of their own, turn by turn, {ROUNDS} times; the median counts, and of several settings \
-         of the other side the best. The ratio is ours ÷ theirs: above 1 Linchpin is faster. One claim again: \
+         of the other side the best. The ratio is ours ÷ theirs, \
+         of costs theirs ÷ ours: above 1 Linchpin is better. One claim again: \
          `cargo run --release -p linchpin-benches -- NAME`.\n\n\
          | claim | Linchpin | the other | unit | ratio | goal |\n|---|---:|---:|---|---:|---:|\n{table}\n\
          ## Machine\n\n{machines}\n## What was measured\n\n{}",

@@ -23,6 +23,8 @@ pub(crate) const PUBLISH: Claim = Claim {
     what: "100-byte messages stored by one Kafka broker, each answered; acks=all, idempotent",
     unit: "messages/s",
     goal: 0.97,
+    floor: 0.0,
+    cost: false,
     ours: Side {
         what: "`Publisher` on `kafka:`, every answer awaited; 4 partitions, ids, keys, default options",
         messages: MESSAGES,
@@ -58,8 +60,9 @@ pub(crate) const CONSUME: Claim = Claim {
         ..PUBLISH.ours
     },
     theirs: Side {
-        what: "rdkafka by hand: a `StreamConsumer`, its position committed after every 1,000 or 10,000 messages",
-        settings: &[1_000, 10_000],
+        what: "rdkafka by hand: a `StreamConsumer`, its position committed after every 10,000 messages; timed \
+               from its first message, as Linchpin is",
+        settings: &[10_000],
         run: |job| Box::pin(consuming(job, 100)),
         ..PUBLISH.theirs
     },
@@ -129,16 +132,19 @@ async fn consuming(job: Job, size: usize) -> Result<Duration> {
     let server = broker::start("kafka").await?;
     create(server.url()).await?;
     publish(server.url(), &job, size, 5).await?;
-    let start = Instant::now();
     let consumer: StreamConsumer = config(server.url())
         .set("group.id", "bench")
         .set("auto.offset.reset", "earliest")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
+        // By default a queue that was full once stays unfilled for a second.
+        .set("fetch.queue.backoff.ms", "10")
         .create()?;
     consumer.subscribe(&[TOPIC])?;
+    let mut start = None;
     for n in 1..=job.messages {
         let message = consumer.recv().await?;
+        start.get_or_insert_with(Instant::now);
         if message.payload().is_some_and(|payload| payload.len() == size) {
             consumer.store_offset_from_message(&message)?;
         }
@@ -148,5 +154,5 @@ async fn consuming(job: Job, size: usize) -> Result<Duration> {
     }
     consumer.commit_consumer_state(CommitMode::Sync)?;
     consumer.fetch_metadata(Some(TOPIC), Timeout::After(Duration::from_secs(10)))?;
-    Ok(start.elapsed())
+    Ok(start.ok_or("nothing came")?.elapsed())
 }

@@ -6,6 +6,7 @@
 mod apalis;
 mod broker;
 mod harness;
+mod idle;
 mod ids;
 mod jetstream;
 mod kafka;
@@ -51,6 +52,11 @@ const CLAIMS: &[&Claim] = &[
     &ids::SNOWFLAKE,
     &ids::SEGMENTS,
     &ids::SERVE,
+    &idle::REDIS,
+    &idle::NATS,
+    &idle::POSTGRES,
+    &idle::MYSQL,
+    &idle::SQLITE,
 ];
 
 #[tokio::main]

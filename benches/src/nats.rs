@@ -13,6 +13,8 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::{Config, StorageType};
 use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::harness::{Claim, Job, Result, Side};
@@ -53,16 +55,20 @@ pub(crate) const CONSUME: Claim = Claim {
 };
 
 /// A server on a port of its own; it ends with this value.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     jetstream: Context,
+    ports: [u16; 2],
 }
 
 impl Server {
-    async fn start(folder: &Path, acks: usize) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+    pub(crate) async fn start(folder: &Path, acks: usize) -> Result<Self> {
+        let (one, two) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+        let ports = [one.local_addr()?.port(), two.local_addr()?.port()];
+        drop((one, two));
+        let [port, monitor] = ports.map(|port| port.to_string());
         let mut command = Command::new("nats-server");
-        command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]).arg(folder.join("nats"));
+        command.args(["-a", "127.0.0.1", "-p", &port, "-m", &monitor, "-js", "-sd"]).arg(folder.join("nats"));
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = quiet.kill_on_drop(true).spawn()?;
         let client = connect(&format!("nats://127.0.0.1:{port}")).await?;
@@ -75,10 +81,30 @@ impl Server {
             ..Config::default()
         };
         jetstream.create_stream(config).await?;
-        Ok(Self { child, jetstream })
+        Ok(Self { child, jetstream, ports })
     }
 
-    async fn stop(mut self) -> Result {
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.ports[0])
+    }
+
+    pub(crate) fn client(&self) -> async_nats::Client {
+        self.jetstream.client()
+    }
+
+    /// Messages that came and went so far, as the server counts them.
+    pub(crate) async fn traffic(&self) -> Result<f64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.ports[1])).await?;
+        stream.write_all(b"GET /varz HTTP/1.0\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+        let said: serde_json::Value = serde_json::from_str(body)?;
+        let count = |name: &str| said.get(name).and_then(serde_json::Value::as_f64).ok_or("no counter");
+        Ok(count("in_msgs")? + count("out_msgs")?)
+    }
+
+    pub(crate) async fn stop(mut self) -> Result {
         Ok(self.child.kill().await?)
     }
 }

@@ -16,6 +16,8 @@ pub(crate) const CLAIM: Claim = Claim {
            acknowledgement",
     unit: "messages/s",
     goal: 1.0,
+    floor: 0.0,
+    cost: false,
     ours: Side {
         what: "`Consumer` on `sqlite:`, default options, with an async handler that doesn't await; the messages stay for other groups",
         messages: MESSAGES,

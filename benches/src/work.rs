@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -95,12 +95,14 @@ pub(crate) async fn consume_together(buses: &[Bus], messages: usize, size: usize
 }
 
 async fn consume_as(buses: &[Bus], messages: usize, size: usize, handler: Handler) -> Result<Duration> {
-    let start = Instant::now();
+    // The first message starts the clock: joining a group isn't what is measured.
+    let start = Arc::new(OnceLock::new());
     let (handled, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let mut members = Vec::new();
     for bus in buses {
-        let (count, done) = (handled.clone(), all.clone());
+        let (count, done, first) = (handled.clone(), all.clone(), start.clone());
         let handle = move |delivery: linchpin::bus::Delivery| {
+            first.get_or_init(Instant::now);
             let last = delivery.message.payload.len() == size
                 && count.fetch_add(1, Ordering::Relaxed) + 1 == messages;
             if last {
@@ -120,7 +122,7 @@ async fn consume_as(buses: &[Bus], messages: usize, size: usize, handler: Handle
     for member in members {
         acked += member.stop().await?.acked;
     }
-    let took = start.elapsed();
+    let took = start.get().ok_or("nothing came")?.elapsed();
     if acked != messages as u64 {
         return Err(format!("{messages} messages, but {acked} acknowledged").into());
     }

@@ -98,6 +98,8 @@ pub(super) fn member(config: &Config, group: &str) -> ClientConfig {
         .set("auto.offset.reset", "earliest")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "50")
+        // How long a queue that was full isn't filled: a second by default.
+        .set("fetch.queue.backoff.ms", "10")
         .set("queued.min.messages", "20000")
         .set("queued.max.messages.kbytes", "32768");
     client

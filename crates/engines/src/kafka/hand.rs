@@ -24,27 +24,37 @@ impl State {
         let Some(me) = self.seats.get_mut(&seat) else { return Ok(Vec::new()) };
         me.appetite = max;
         let mut room = max.min(me.room());
-        let mut out = Vec::new();
+        let (mut out, mut left) = (Vec::new(), 0);
         let shares = self.shares(seat, now);
+        if self.stage_skipped(seat, &shares, hopeless)? {
+            // What the commit brings is handed out with what there is.
+            return Ok(out);
+        }
         for n in &shares {
             let Some(part) = self.parts.get_mut(n).filter(|part| !part.resting) else { continue };
             if !own(part, self.order, seat, Timestamp::now()) {
                 continue;
             }
-            let ready = part.staged.iter().take_while(|s| self.commits.is_done(s.version)).count();
-            let ready: Vec<_> = part.staged.drain(..ready.min(room)).collect();
+            let count = part.staged.iter().take_while(|s| self.commits.is_done(s.version)).count();
+            let ready: Vec<_> = part.staged.drain(..count.min(room)).collect();
             room -= ready.len();
+            left += count - ready.len();
             out.extend(
                 ready.into_iter().filter_map(|staged| self.fly(seat, *n, staged, now)).collect::<Vec<_>>(),
             );
         }
         self.turn = self.turn.wrapping_add(1);
+        if !out.is_empty()
+            && let Some(me) = self.seats.get_mut(&seat)
+        {
+            me.fed(out.len(), left == 0, now);
+        }
         self.stage(seat, &shares, !out.is_empty(), hopeless)?;
         Ok(out)
     }
 
-    /// Stages what a seat may be handed next, until there is as much as it asked for last. `ahead` of its asking only
-    /// what can't thereby become a dead letter unseen: its first attempt, and not its last.
+    /// Stages what a seat may be handed next, until there is as much as it asked for last, or its window holds. `ahead` of
+    /// its asking only what can't thereby become a dead letter unseen: its first attempt, and not its last.
     fn stage(
         &mut self,
         seat: u64,
@@ -55,7 +65,8 @@ impl State {
         let Some(me) = self.seats.get(&seat) else { return Ok(()) };
         let staged: usize =
             shares.iter().filter_map(|n| self.parts.get(n)).map(|part| part.staged.len()).sum();
-        let mut wanted = me.appetite.min(me.room()).saturating_sub(staged);
+        let most = if ahead { me.appetite.max(me.window) } else { me.appetite };
+        let mut wanted = most.min(me.room()).saturating_sub(staged);
         let (max_attempts, version) = (me.options.max_attempts, self.commits.next());
         let clock = Timestamp::now();
         for n in shares {
@@ -66,6 +77,28 @@ impl State {
             wanted -= stage(part, *n, wanted, max_attempts, clock, version, ahead, hopeless)?;
         }
         Ok(())
+    }
+
+    /// Stages what staging ahead has left to who asks; says whether there was any.
+    fn stage_skipped(
+        &mut self,
+        seat: u64,
+        shares: &[u32],
+        hopeless: &mut Vec<Hopeless>,
+    ) -> Result<bool, KafkaError> {
+        let Some(me) = self.seats.get(&seat) else { return Ok(false) };
+        let (mut wanted, max_attempts) = (me.appetite.min(me.room()), me.options.max_attempts);
+        let (clock, version, before) = (Timestamp::now(), self.commits.next(), wanted);
+        for n in shares {
+            let Some(part) = self.parts.get_mut(n).filter(|part| part.skipped && !part.resting) else {
+                continue;
+            };
+            if wanted > 0 && own(part, self.order, seat, clock) {
+                part.skipped = false;
+                wanted -= stage(part, *n, wanted, max_attempts, clock, version, false, hopeless)?;
+            }
+        }
+        Ok(wanted < before)
     }
 
     /// After a settle: what it let free goes into the same commit.
@@ -155,11 +188,15 @@ fn stage(
     hopeless: &mut Vec<Hopeless>,
 ) -> Result<usize, KafkaError> {
     let before = part.staged.len();
-    for (offset, parcel) in part.take(wanted, now)? {
+    let mut taken = part.take(wanted, now)?.into_iter();
+    while let Some((offset, parcel)) = taken.next() {
         let attempts = part.tracker.attempts(offset);
         if ahead && (attempts > 0 || max_attempts == 1) {
+            // Nothing behind it passes it.
+            part.skipped |= attempts > 0;
             part.insert(offset, Timestamp::MIN, parcel);
-            continue;
+            taken.for_each(|(offset, parcel)| part.insert(offset, Timestamp::MIN, parcel));
+            break;
         }
         if attempts >= max_attempts {
             let (born, reason) = (part.born, NO_REPLY.to_owned());

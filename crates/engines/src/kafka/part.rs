@@ -39,6 +39,8 @@ pub(super) struct Part {
     pub(super) owner: u64,
     /// Deliveries in hand.
     pub(super) flying: usize,
+    /// Something that was handed out before wasn't staged ahead: it waits until somebody asks.
+    pub(super) skipped: bool,
     /// Nothing more is handed out: it goes to another process, or is moved.
     pub(super) resting: bool,
     /// Whether the tracker has changed since the last commit.
@@ -72,6 +74,7 @@ impl Part {
             staged: VecDeque::new(),
             owner: 0,
             flying: 0,
+            skipped: false,
             resting: false,
             dirty: false,
             written: 0,

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use linchpin_core::bus::{NO_REPLY, Order, Receipt, Settle, SubscribeOptions};
@@ -38,7 +38,16 @@ pub(super) struct Seat {
     waiting: usize,
     /// How many were asked for last.
     pub(super) appetite: usize,
+    /// How many are staged ahead of what is asked for: none, unless its fetches take all there is and come back at once.
+    pub(super) window: usize,
+    /// When it was last handed something.
+    fed: Instant,
 }
+
+/// The most messages that are staged ahead.
+const AHEAD: usize = 2048;
+/// A seat that comes back later than this isn't worth staging ahead for.
+const QUICK: Duration = Duration::from_millis(50);
 
 impl Seat {
     pub(super) fn is_alive(&self, now: Instant) -> bool {
@@ -47,6 +56,18 @@ impl Seat {
 
     pub(super) fn room(&self) -> usize {
         self.options.max_in_flight.saturating_sub(self.held)
+    }
+
+    /// After it was handed `count`, which was `all` there was or not: a commit takes its time, so what a quick consumer is
+    /// to get by the next one must be under way by then.
+    pub(super) fn fed(&mut self, count: usize, all: bool, now: Instant) {
+        if now.saturating_duration_since(self.fed) > QUICK {
+            self.window = 0;
+        } else if all {
+            let most = AHEAD.min(self.options.max_in_flight / 2);
+            self.window = (self.window.max(count) * 2).min(most);
+        }
+        self.fed = now;
     }
 
     pub(super) fn wants(&self, partition: u32) -> bool {
@@ -63,7 +84,7 @@ pub(super) struct Flight {
     pub(super) offset: u64,
     pub(super) attempt: u32,
     pub(super) max_attempts: u32,
-    pub(super) ack_wait: std::time::Duration,
+    pub(super) ack_wait: Duration,
     pub(super) deadline: Instant,
     pub(super) parcel: Arc<Parcel>,
     /// Settled, and the commit that says so isn't through.
@@ -128,7 +149,8 @@ impl State {
 
     pub(super) fn sit(&mut self, options: &SubscribeOptions) -> u64 {
         let id = self.number();
-        let seat = Seat { options: options.clone(), held: 0, seen: Instant::now(), waiting: 0, appetite: 1 };
+        let (options, seen) = (options.clone(), Instant::now());
+        let seat = Seat { options, held: 0, seen, waiting: 0, appetite: 1, window: 0, fed: seen };
         self.seats.insert(id, seat);
         id
     }
@@ -285,7 +307,7 @@ impl State {
     /// When the next lease runs out, or a seat that is silent is thought dead.
     pub(super) fn next_lapse(&self, now: Instant) -> Option<Instant> {
         let silent = self.seats.values().filter(|seat| seat.waiting == 0);
-        let moment = std::time::Duration::from_millis(1);
+        let moment = Duration::from_millis(1);
         let lapses =
             silent.map(|seat| seat.seen + seat.options.ack_wait + moment).filter(|lapse| *lapse > now);
         self.deadlines.first().map(|(deadline, _)| *deadline).into_iter().chain(lapses).min()
