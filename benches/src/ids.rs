@@ -40,6 +40,8 @@ pub(crate) const SNOWFLAKE: Claim = Claim {
     },
     needs: None,
     memory: false,
+    floor: 4_000_000.0,
+    cost: false,
 };
 
 pub(crate) const SEGMENTS: Claim = Claim {
@@ -61,6 +63,8 @@ pub(crate) const SEGMENTS: Claim = Claim {
     },
     needs: None,
     memory: false,
+    floor: 100_000_000.0,
+    cost: false,
 };
 
 pub(crate) const SERVE: Claim = Claim {
@@ -83,6 +87,8 @@ pub(crate) const SERVE: Claim = Claim {
     },
     needs: None,
     memory: false,
+    floor: 0.0,
+    cost: false,
 };
 
 async fn ours_snowflake(job: Job) -> Result<Duration> {

@@ -78,6 +78,24 @@ fn a_setting_changes_live_in_five_processes() {
 }
 
 #[test]
+fn calls_are_spread_and_none_fails_once_a_death_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = format!("sqlite:{}", folder.path().join("time.db").display());
+    for args in [&[][..], &[file.as_str()], &[file.as_str()]] {
+        let text = run(env!("CARGO_BIN_EXE_time_servers"), args);
+        let lines: Vec<&str> = text.lines().collect();
+        let shares = |line: &str| -> Vec<usize> {
+            let (_, rest) = line.split_once(": ").unwrap();
+            rest.split(" by ").next().unwrap().split(" + ").map(|n| n.parse().unwrap()).collect()
+        };
+        assert!(lines[0].ends_with("0 failed") && lines[2].ends_with("0 failed"), "{text}");
+        let (before, after) = (shares(lines[0]), shares(lines[2]));
+        assert_eq!((before.len(), after.len()), (3, 2), "{text}");
+        assert!(before.iter().all(|n| (33..=34).contains(n)) && after == [50, 50], "{text}");
+    }
+}
+
+#[test]
 fn a_peak_is_shaved_without_loss_and_drawn() {
     let folder = tempfile::tempdir().unwrap();
     let plot = folder.path().join("plot.svg");

@@ -1,7 +1,7 @@
 //! Real servers under the cells: one of a kind for all of them, and others for those that kill theirs.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use linchpin_harness::{Engine, Link, Node, Running, find};
@@ -53,6 +53,32 @@ fn started(engine: &'static str, role: Role) -> Arc<Running> {
     let running =
         slot.get_or_init(|| known(engine).start_unsynced().map(Arc::new).map_err(|e| e.to_string()));
     running.clone().unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// How many servers may be harmed at a time: a machine that starts many at once makes all of them late.
+const HARMED: usize = 3;
+/// Those that are.
+static IN_TURN: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+static NEXT: Condvar = Condvar::new();
+
+/// The right to harm the engine's server, until it is dropped.
+pub(crate) struct Turn(&'static str);
+
+/// Waits until nobody else harms this engine's server, nor too many others'.
+pub(crate) fn turn(engine: &'static str) -> Turn {
+    let mut harmed = lock(&IN_TURN);
+    while harmed.contains(engine) || harmed.len() >= HARMED {
+        harmed = NEXT.wait(harmed).unwrap_or_else(PoisonError::into_inner);
+    }
+    harmed.insert(engine);
+    Turn(engine)
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        lock(&IN_TURN).remove(self.0);
+        NEXT.notify_all();
+    }
 }
 
 /// Ends every server.

@@ -31,8 +31,6 @@ const THREADS: usize = 12;
 
 /// Those that keep every processor busy go one at a time, so that they don't make the others late.
 static BUSY: Mutex<()> = Mutex::new(());
-/// So do those that kill servers: a machine that starts several at once makes all of them late.
-static HARM: Mutex<()> = Mutex::new(());
 
 /// In the order in which they are run: those that wait first, so that the others have something to do meanwhile.
 const CLASSES: [Class; 7] =
@@ -122,7 +120,7 @@ fn cell(case: &'static Case, target: &'static Target, child: &'static str, book:
         }
         let turn = |mutex: &'static Mutex<()>| mutex.lock().unwrap_or_else(PoisonError::into_inner);
         let _busy = (case.class == Class::Race).then(|| turn(&BUSY));
-        let _harm = case.class.does_harm().then(|| turn(&HARM));
+        let _harm = case.class.server(target).filter(|_| case.class.does_harm()).map(server::turn);
         let deadline = if case.class.does_harm() { LONG_DEADLINE } else { DEADLINE };
         let result = attempt(real(target.lease), deadline, judge(case, target, child));
         let (outcome, reason) = match &result {

@@ -55,7 +55,6 @@ const BY_SQLITE: Option<Ways> = Some(Ways {
     coord: Some(|url| Box::pin(async move { crate::sqlite::open_coord(&url).await })),
     ids: Some(|url| Box::pin(crate::sqlite::ids(url))),
     examine: Some(|url| Box::pin(crate::sqlite::examine(url))),
-    ..Ways::NONE
 });
 #[cfg(not(feature = "sqlite"))]
 const BY_SQLITE: Option<Ways> = None;
@@ -66,7 +65,6 @@ const BY_SQL: Option<Ways> = Some(Ways {
     coord: Some(|url| Box::pin(async move { crate::sql::open_coord(&url).await })),
     ids: Some(|url| Box::pin(crate::sql::ids(url))),
     examine: Some(|url| Box::pin(crate::sql::examine(url))),
-    ..Ways::NONE
 });
 #[cfg(feature = "postgres")]
 const BY_POSTGRES: Option<Ways> = BY_SQL;
@@ -83,7 +81,6 @@ const BY_REDIS: Option<Ways> = Some(Ways {
     coord: Some(|url| Box::pin(async move { crate::redis::coord::open(&url).await })),
     ids: Some(|url| Box::pin(crate::redis::ids(url))),
     examine: Some(|url| Box::pin(crate::redis::examine(url))),
-    ..Ways::NONE
 });
 #[cfg(not(feature = "redis"))]
 const BY_REDIS: Option<Ways> = None;
