@@ -49,7 +49,8 @@ struct Totals {
 }
 
 /// What the suite runs on; what else the harness knows waits for its capability.
-const SUITE: [&str; 7] = ["redis", "redis-cluster", "nats", "postgres", "mariadb", "kafka", "kafka-3"];
+const SUITE: [&str; 8] =
+    ["redis", "redis-cluster", "nats", "rabbitmq", "postgres", "mariadb", "kafka", "kafka-3"];
 
 pub(crate) fn run(quick: bool, engines: bool, require_all: bool) -> Result<(), Failure> {
     let started = Instant::now();

@@ -94,4 +94,11 @@ pub(crate) const TARGETS: &[Target] = &[
         ..EMBEDDED
     },
     Target { name: "nats", server: Some("nats"), url: |place| place.prefixed("nats"), ..SERVER },
+    Target {
+        name: "rabbitmq",
+        server: Some("rabbitmq"),
+        lease: Duration::from_secs(3),
+        url: |place| place.prefixed("amqp"),
+        ..SERVER
+    },
 ];

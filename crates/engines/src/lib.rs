@@ -5,12 +5,15 @@
 //! * `redis` — streams, on one server or over a cluster; channels.
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
+//! * `rabbitmq` — RabbitMQ's quorum queues, over AMQP 0-9-1.
 //! * `relational` — what the engines on relational databases share: claims, shares, the schema's names.
 
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]

@@ -43,6 +43,8 @@ pub const ENGINES: &[Scheme] = &[
     engines::KAFKA,
     engines::NATS,
     engines::NATS_TLS,
+    engines::AMQP,
+    engines::AMQPS,
 ];
 
 /// Opening a handle by URL. The URL is the whole configuration.
