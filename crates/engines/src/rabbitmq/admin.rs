@@ -9,10 +9,13 @@ use lapin::options::{
 use lapin::message::BasicGetMessage;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
-use linchpin_core::{Error, Result};
+use linchpin_core::Result;
 
 use super::error;
 use super::link::{Link, asked};
+
+/// How often a queue takes a message back before it drops it: as good as always.
+const RETURNS: i64 = 1_000_000_000;
 
 /// A channel for such requests.
 pub(super) struct Admin<'c> {
@@ -49,34 +52,18 @@ impl<'c> Admin<'c> {
     }
 
     /// A quorum queue that takes a message back as often as need be.
-    pub(super) async fn quorum(&mut self, name: &str, arguments: FieldTable) -> Result<()> {
-        match self.declare(name, arguments.clone(), true).await? {
-            Err(said) if error::is_limit_unknown(&said) => {
-                self.declare(name, arguments, false).await?.map_err(error::map)
-            }
-            answer => answer.map_err(error::map),
-        }
-        .map_err(|e: Error| e.with("queue", name))
-    }
-
-    async fn declare(
-        &mut self,
-        name: &str,
-        mut arguments: FieldTable,
-        unlimited: bool,
-    ) -> Result<lapin::Result<()>> {
-        // One that is there is as it should be: an update of the server must not make it a refusal.
+    pub(super) async fn quorum(&mut self, name: &str, mut arguments: FieldTable) -> Result<()> {
+        // One that is there is as it should be.
         if self.count(name).await?.is_some() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         arguments.insert("x-queue-type".into(), text("quorum"));
-        if unlimited {
-            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(-1));
-        }
+        // Since 4.0 it would be 20. That -1 is none is new as well: before, it drops what comes back.
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(RETURNS));
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let channel = self.channel().await?;
-        let declaring = async { Ok(channel.queue_declare(name.into(), options, arguments).await.map(drop)) };
-        asked(self.within, declaring).await
+        let declared = asked(self.within, channel.queue_declare(name.into(), options, arguments)).await;
+        declared.map(drop).map_err(|e| e.with("queue", name))
     }
 
     /// A queue of this connection alone; false if another has it.

@@ -4,10 +4,17 @@
 //! that is over, together with the time it is due. The member sends it into the next stage; what is left in the end, less than
 //! the shortest stage, the member waits out itself.
 
+use std::time::Duration;
+
 use linchpin_core::Timestamp;
-use linchpin_core::time::since;
+use linchpin_core::time::{plus, since};
 
 use super::topic::STAGES;
+
+/// When a message is due that is to wait so long; whole milliseconds are kept of it.
+pub(super) fn after(now: Timestamp, delay: Duration) -> Timestamp {
+    plus(now, delay.saturating_add(Duration::from_millis(1)))
+}
 
 /// How long the stage is, in milliseconds, that a message due then goes into; `None` if the rest is too short for one.
 pub(super) fn ttl(due: Timestamp, now: Timestamp) -> Option<u64> {

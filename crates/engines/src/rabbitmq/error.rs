@@ -89,11 +89,6 @@ pub(super) fn is_locked(said: &Said) -> bool {
     code(said) == Some(RESOURCE_LOCKED)
 }
 
-/// A server before 4.0 knows no queue without a limit of deliveries, as its queues have none.
-pub(super) fn is_limit_unknown(said: &Said) -> bool {
-    code(said) == Some(PRECONDITION_FAILED) && text(said).contains("x-delivery-limit")
-}
-
 /// Why a request failed.
 pub(super) fn map(said: Said) -> Error {
     let (kind, retry, message, help) = match said.kind() {

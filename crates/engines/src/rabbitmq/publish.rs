@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use lapin::{Channel, PublisherConfirm};
 use linchpin_core::bus::{Message, Position, PublishOptions};
-use linchpin_core::time::plus;
 use linchpin_core::{Error, Kind, Result, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
 use super::core::{Core, Topic};
-use super::delay::ttl;
+use super::delay::{after, ttl};
 use super::error;
 use super::message::Stored;
 use super::names::stage;
@@ -146,7 +145,7 @@ impl Core {
             let stored = Stored { message, time: now, due: None, attempts: 0 };
             return Ok((partition, To { exchange, key }, stored));
         };
-        let due = plus(now, delay);
+        let due = after(now, delay);
         let exchange = match ttl(due, now) {
             Some(ttl) => self.stage(stage(&exchange, ttl), ttl, &exchange).await?,
             None => exchange,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linchpin_core::bus::{NO_REPLY, Order, Receipt, Settle};
-use linchpin_core::time::plus;
 use linchpin_core::{Error, Result, Timestamp};
 use tokio::time::Instant;
 
 use super::core::lock;
+use super::delay::after;
 use super::error;
 use super::member::Member;
 use super::source::Source;
@@ -97,7 +97,7 @@ impl Member {
             let now = Timestamp::now();
             let parcels = back.iter().filter_map(|(_, receipt, delay)| {
                 let held = self.twin(*receipt)?;
-                let due = (!delay.is_zero()).then(|| plus(now, *delay));
+                let due = (!delay.is_zero()).then(|| after(now, *delay));
                 Some((held.parcel.clone(), held.attempt(), due))
             });
             let result = self.put_back(parcels.collect()).await;
