@@ -31,6 +31,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_millis(250);
 /// How long partitions with something for nobody are listened to before others get their turn, where not all can.
 const TURN: Duration = Duration::from_millis(30);
+/// How often a queue is looked at until its consumer has what it may have.
+const LOOKS: u32 = 10;
 /// The most that is fetched ahead from one queue. A member that dies counts as handed out what it had fetched.
 const AHEAD: u32 = 256;
 
@@ -96,8 +98,9 @@ impl Driver {
     /// A listener's queue is there from the beginning.
     pub(super) async fn listen(&mut self, source: Arc<Source>) -> Result<()> {
         let most = u32::try_from(self.member.options.max_in_flight).unwrap_or(u32::MAX);
-        let (grant, consumer) = source.grant(most.min(4 * AHEAD)).await?;
-        self.streams.push(events(&source, grant, consumer));
+        if let Some((grant, consumer)) = source.grant(most.min(4 * AHEAD)).await? {
+            self.streams.push(events(&source, grant, consumer));
+        }
         self.sources.insert(0, source);
         Ok(())
     }
@@ -163,12 +166,13 @@ impl Driver {
             return failure;
         }
         match self.member.why_gone().await {
-            Ok(gone) => {
+            Ok(Some(gone)) => {
                 let mut state = lock(&self.member.state);
                 state.lose_all();
                 state.gone = Some(gone.clone());
                 gone
             }
+            Ok(None) => error::interrupted(),
             Err(failure) => failure,
         }
     }
@@ -224,7 +228,7 @@ impl Driver {
             // Not all can have something at once: those who had nothing for anybody make room.
             let idle: Vec<_> = self.sources.values().filter(|source| source.free() > 0).cloned().collect();
             for source in &idle {
-                source.cancel().await?;
+                self.stop(source).await?;
             }
             self.turn_at = Instant::now() + TURN;
             let turn = fastrand::usize(..starving.len());
@@ -255,12 +259,13 @@ impl Driver {
     async fn grant(&mut self, shares: Vec<(Arc<Source>, usize)>) -> Result<()> {
         let granting = shares.iter().map(|(source, share)| async move {
             let granted = source.grant(u32::try_from(*share).unwrap_or(u32::MAX)).await;
-            granted.map(|(grant, consumer)| (source.clone(), grant, consumer))
+            granted.map(|granted| granted.map(|(grant, consumer)| (source.clone(), grant, consumer)))
         });
         let mut result = Ok(());
         for granted in join_all(granting).await {
             match granted {
-                Ok((source, grant, consumer)) => {
+                Ok(None) => {}
+                Ok(Some((source, grant, consumer))) => {
                     if grant > 1 {
                         self.window = (self.window * 2).clamp(8, AHEAD);
                     }
@@ -273,8 +278,7 @@ impl Driver {
         result
     }
 
-    /// Makes sure that what is there has come: the second answer of a channel comes behind all that was there when the first one
-    /// was asked for.
+    /// Makes sure that what is there has come.
     pub(super) fn begin_look(&mut self) {
         let mut state = lock(&self.member.state);
         if self.look.is_some() || state.done >= state.look_for {
@@ -363,13 +367,14 @@ impl Driver {
     async fn handle(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Came(source, grant, delivery) => self.received(source, grant, *delivery).await,
-            Event::Ended(source, grant, failure) if source.is_active(grant) => {
+            Event::Ended(source, grant, failure) if source.is_active(grant) && !source.is_broken() => {
+                // The channel lives: the queue was removed.
                 source.fail();
                 self.prune();
                 let failure = failure.map_or_else(|| error::missing(&self.member.topic.name), error::map);
                 Err(self.tell_gone(failure).await)
             }
-            Event::Uncounted(None) if self.control.is_some() => {
+            Event::Uncounted(None) if self.control.as_ref().is_some_and(|c| c.status().connected()) => {
                 self.control = None;
                 let gone = error::missing(&self.member.topic.name);
                 Err(self.tell_gone(gone).await)
@@ -377,6 +382,10 @@ impl Driver {
             Event::Uncounted(_) => {
                 self.prune();
                 Ok(())
+            }
+            Event::Ended(source, grant, Some(failure)) if source.is_active(grant) => {
+                self.prune();
+                Err(error::map(failure))
             }
             Event::Turn(partition, tag) => {
                 self.turns.came(partition, tag);
@@ -430,7 +439,7 @@ impl Driver {
         let most = self.member.options.max_in_flight / self.sources.len().max(1);
         let most = AHEAD.min(u32::try_from(most).unwrap_or(AHEAD));
         let granted = source.granted();
-        if *came < granted.saturating_mul(8).max(16) || granted * 2 > most {
+        if source.free() > 0 || *came < granted.saturating_mul(8).max(16) || granted * 2 > most {
             return Ok(());
         }
         self.window = (granted * 2).max(self.window).min(most);
@@ -452,10 +461,30 @@ impl Driver {
         })
     }
 
+    /// Lets nothing more come, once the consumer has got all it may have, or there is nothing for it: what is on its way would be
+    /// taken back, and counted.
+    pub(super) async fn stop(&mut self, source: &Arc<Source>) -> Result<()> {
+        for _ in 0..LOOKS {
+            let full = source.hold().await;
+            if source.free() == 0 {
+                return source.cancel().await;
+            }
+            drop(full);
+            let waiting = look(&source.channel, &source.queue, self.member.core.config.timeout).await?;
+            self.read_all().await?;
+            if waiting == 0 {
+                break;
+            }
+        }
+        source.cancel().await
+    }
+
     /// Puts back what nobody asked for, and lets nothing more come.
     async fn rest(&mut self) -> Result<()> {
-        let cancelling = self.sources.values().map(|source| source.cancel());
-        try_join_all(cancelling).await?;
+        let sources: Vec<Arc<Source>> = self.sources.values().cloned().collect();
+        for source in &sources {
+            self.stop(source).await?;
+        }
         self.window = 0;
         self.read_all().await?;
         let back: Vec<_> = {
@@ -506,10 +535,11 @@ pub(super) async fn enrol(channel: &Channel, roster: &str, within: Duration) -> 
     asked(within, consuming).await
 }
 
-async fn look(channel: &Channel, queue: &str, within: Duration) -> Result<()> {
+/// Until all that was there for this channel when it was asked has come: its second answer comes behind that.
+/// Answers how much is left in the queue.
+pub(super) async fn look(channel: &Channel, queue: &str, within: Duration) -> Result<u32> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    for _ in 0..2 {
-        asked(within, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
-    }
-    Ok(())
+    asked(within, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
+    let left = asked(within, channel.queue_declare(queue.into(), options, FieldTable::default())).await?;
+    Ok(left.message_count())
 }

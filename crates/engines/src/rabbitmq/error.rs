@@ -49,6 +49,10 @@ pub(super) fn fenced() -> Error {
     error(Kind::Fenced, "the delivery was lost or settled before").help("it comes again if it wasn't settled")
 }
 
+pub(super) fn interrupted() -> Error {
+    error(Kind::Unavailable, "the server took a queue away, and has it again").help("it is read again; try again")
+}
+
 pub(super) fn late(after: Duration) -> Error {
     error(Kind::Timeout, format!("the server doesn't answer within {after:?}"))
         .help("raise timeout= of the URL, or check the server")

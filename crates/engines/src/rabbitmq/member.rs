@@ -100,13 +100,16 @@ impl Member {
         }
     }
 
-    /// Why a queue isn't there any more: the topic was removed, or the group.
-    pub(super) async fn why_gone(&self) -> Result<Error> {
-        match self.core.look_up(&self.topic.name).await {
-            Ok(_) => Ok(error::missing_group(&self.topic.name, self.group())),
-            Err(e) if e.kind() == Kind::NotFound => Ok(e),
-            Err(e) => Err(e),
-        }
+    /// Why a queue isn't there any more: the topic was removed, or the group; `None` if neither was.
+    pub(super) async fn why_gone(&self) -> Result<Option<Error>> {
+        let topic = match self.core.look_up(&self.topic.name).await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Some(e)),
+            found => found?,
+        };
+        let now = topic.entry.groups.get(self.group());
+        let now = now.map(|group| self.core.names.slot(&topic.name, group.slot).roster());
+        let same = now.is_some() && now == self.slot.as_ref().map(|slot| slot.roster());
+        Ok((!same).then(|| error::missing_group(&topic.name, self.group())))
     }
 
     pub(super) fn group(&self) -> &str {
@@ -125,7 +128,7 @@ impl Member {
             let letters = dead.into_iter().map(|(held, reason)| self.letter(&exchange, held, reason));
             source.store(letters.collect()).await?;
         }
-        source.done(&tags).await
+        source.moved(&tags).await
     }
 
     fn letter(&self, exchange: &str, held: &Held, reason: &str) -> (To, Stored) {

@@ -9,16 +9,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::Channel;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use linchpin_core::bus::Message;
 use linchpin_core::time::from_millis;
 use linchpin_core::{Kind, Result, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
+use super::driver::look;
 use super::error;
 use super::link::asked;
 use super::member::Member;
@@ -96,9 +96,8 @@ impl Member {
         let within = self.core.config.timeout;
         let queue = self.slot.as_ref().map(|slot| slot.notes(partition)).unwrap_or_default();
         let mut admin = super::admin::Admin::new(&self.link, within);
-        let count = admin.count(&queue).await?.ok_or_else(|| error::missing(&self.topic.name))?.0;
         let channel = admin.channel().await?;
-        let (tags, mut notes) = gather(&channel, &queue, count, within).await?;
+        let (tags, mut notes) = gather(&channel, &queue, within).await?;
         let mut facts = Facts::default();
         let fence = notes.iter().map(|note| note.fence).max().unwrap_or(0) + 1;
         notes.drain(..).flat_map(|note| note.facts).for_each(|fact| facts.learn(fact));
@@ -111,18 +110,18 @@ impl Member {
     }
 }
 
-/// Takes so many notes in hand, and no more.
-async fn gather(channel: &Channel, queue: &str, count: u64, within: Duration) -> Result<(Vec<u64>, Vec<Note>)> {
+/// Takes all notes in hand.
+async fn gather(channel: &Channel, queue: &str, within: Duration) -> Result<(Vec<u64>, Vec<Note>)> {
+    asked(within, channel.basic_qos(u16::MAX, BasicQosOptions::default())).await?;
     let options = BasicConsumeOptions::default();
     let consuming = channel.basic_consume(queue.into(), "notes".into(), options, FieldTable::default());
     let mut came = asked(within, consuming).await?;
+    look(channel, queue, within).await?;
     let (mut tags, mut notes) = (Vec::new(), Vec::new());
-    while (tags.len() as u64) < count {
-        let next = timeout(within, came.next()).await.map_err(|_| error::late(within))?;
-        let delivery = next.ok_or_else(error::fenced)?.map_err(error::map)?;
+    while let Some(Some(delivery)) = came.next().now_or_never() {
+        let delivery = delivery.map_err(error::map)?;
         tags.push(delivery.delivery_tag);
-        let marker = read_message(&delivery.properties, Vec::new()).marker;
-        if !marker {
+        if !read_message(&delivery.properties, Vec::new()).marker {
             notes.push(parse(&delivery.data)?);
         }
     }

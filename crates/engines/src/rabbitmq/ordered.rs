@@ -294,7 +294,7 @@ impl Driver {
             let source = self.member.source(queue.clone()).await?;
             let most = self.member.options.max_in_flight / self.member.parts.len().max(1);
             let most = u32::try_from(most.clamp(1, AHEAD)).unwrap_or(1);
-            let (grant, consumer) = source.grant(most).await?;
+            let Some((grant, consumer)) = source.grant(most).await? else { continue };
             if admin.count(&queue).await?.is_none_or(|(_, readers)| readers != 1) {
                 source.close().await;
                 continue;
@@ -319,7 +319,7 @@ impl Driver {
     }
 
     async fn note_all(&mut self, partition: u32, source: &Arc<Source>) -> Result<()> {
-        source.cancel().await?;
+        self.stop(source).await?;
         self.read_all().await?;
         let last = self.member.options.max_attempts - 1;
         let (fence, facts) = {

@@ -69,8 +69,15 @@ impl Source {
         Self { id, queue, channel, within, durable, tags: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
 
-    /// Lets `count` more deliveries come, by a new consumer in place of the one there is.
-    pub(super) async fn grant(&self, count: u32) -> Result<(u32, Consumer)> {
+    /// Lets `count` more deliveries come, by a new consumer in place of the one there is; `None` if that one may still get some.
+    ///
+    /// A queue takes back, and counts, what is on its way to a consumer that is cancelled. So one is replaced when it has got all it
+    /// may have, and while nothing is settled, which would let it get more.
+    pub(super) async fn grant(&self, count: u32) -> Result<Option<(u32, Consumer)>> {
+        let _turn = self.turn.lock().await;
+        if self.free() > 0 {
+            return Ok(None);
+        }
         self.cancel().await?;
         let count = count.min(u32::from(u16::MAX));
         let grant = {
@@ -85,7 +92,12 @@ impl Source {
         let tag = format!("{grant}").as_str().into();
         let consuming =
             self.channel.basic_consume(self.queue.as_str().into(), tag, options, FieldTable::default());
-        Ok((grant, asked(self.within, consuming).await?))
+        Ok(Some((grant, asked(self.within, consuming).await?)))
+    }
+
+    /// Settles nothing until this is dropped.
+    pub(super) async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Lets nothing more come. What came before may still have to be read.
@@ -151,7 +163,13 @@ impl Source {
     /// Acknowledges for good.
     pub(super) async fn done(&self, settled: &[u64]) -> Result<()> {
         let _turn = self.turn.lock().await;
-        self.acknowledge(settled).await
+        self.acknowledge(settled, self.durable).await
+    }
+
+    /// Acknowledges what was stored elsewhere: should a crash undo it, there are two of it, not none.
+    pub(super) async fn moved(&self, settled: &[u64]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.acknowledge(settled, false).await
     }
 
     /// Stores the copies, and acknowledges what they replace. A crash between the two leaves both.
@@ -162,7 +180,7 @@ impl Source {
         let _turn = self.turn.lock().await;
         let settled: Vec<u64> = copies.iter().map(|copy| copy.tag).collect();
         self.store(copies.into_iter().map(|copy| (copy.to, copy.stored)).collect()).await?;
-        self.acknowledge(&settled).await
+        self.acknowledge(&settled, false).await
     }
 
     /// Stores messages through this channel: it is known to live when what it holds is replaced.
@@ -172,7 +190,7 @@ impl Source {
         stored.inspect_err(|_| self.fail())
     }
 
-    async fn acknowledge(&self, settled: &[u64]) -> Result<()> {
+    async fn acknowledge(&self, settled: &[u64], proven: bool) -> Result<()> {
         let mut rest: BTreeSet<u64> = settled.iter().copied().collect();
         let upto = {
             let tags = lock(&self.tags);
@@ -187,7 +205,7 @@ impl Source {
             rest = rest.split_off(&(upto + 1));
         }
         let single: Vec<u64> = rest.into_iter().collect();
-        let proved = if self.durable {
+        let proved = if proven {
             prove(&self.channel, self.within, &self.queue, upto, &single).await
         } else {
             self.tell(upto, &single).await
