@@ -180,7 +180,7 @@ impl Drop for Held {
             let within = core.config.timeout;
             let returned = timeout(within, channel.close(200, "done".into())).await;
             let freed = core.admin().delete_queue(&core.names.lock()).await;
-            if returned.is_err() || freed.is_err() {
+            if channel.status().connected() && (returned.is_err() || freed.is_err()) {
                 // The lock must not outlive its use: it ends with the connection.
                 core.link.close().await;
             }

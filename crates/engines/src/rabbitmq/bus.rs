@@ -71,7 +71,8 @@ impl RabbitBus {
 pub(super) async fn listen(member: &Arc<Member>) -> Result<Arc<Source>> {
     let within = member.core.config.timeout;
     let source = member.source(String::new()).await?;
-    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+    let options =
+        QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
     let declaring = source.channel.queue_declare("".into(), options, FieldTable::default());
     let queue = asked(within, declaring).await?.name().to_string();
     let exchange = member.core.names.exchange(&member.topic.name);
@@ -79,7 +80,8 @@ pub(super) async fn listen(member: &Arc<Member>) -> Result<Arc<Source>> {
         let (queue, key) = (queue.as_str().into(), partition.to_string());
         let (options, key) = (QueueBindOptions::default(), key.as_str().into());
         let exchange = exchange.as_str().into();
-        asked(within, source.channel.queue_bind(queue, exchange, key, options, FieldTable::default())).await?;
+        asked(within, source.channel.queue_bind(queue, exchange, key, options, FieldTable::default()))
+            .await?;
     }
     let source = Arc::new(Source::new(source.id, queue, source.channel.clone(), within, false));
     if member.options.order != Order::None {
@@ -97,7 +99,9 @@ fn check(options: &SubscribeOptions, partitions: u32) -> Result<()> {
     if options.ack_wait < LEASE {
         let wait = options.ack_wait;
         return Err(Error::new(Kind::Invalid, format!("an ack_wait of {wait:?} is too short for RabbitMQ"))
-            .help("use 3s or more: a member's death is heard by three heartbeats, of at least a second each"));
+            .help(
+                "use 3s or more: a member's death is heard by three heartbeats, of at least a second each",
+            ));
     }
     if matches!(options.start, Start::At(_) | Start::Time(_)) {
         return Err(Error::new(Kind::Unsupported, "a queue has no past to start at")

@@ -39,7 +39,8 @@ pub async fn examine(url: EngineUrl) -> Vec<Finding> {
         Ok(_) => report.push(Finding::well("server", "answers, and knows the user")),
     }
     if config.user == "guest" && config.password == "guest" {
-        report.push(Finding::look("access", "the user guest with its first password: make a user of your own"));
+        report
+            .push(Finding::look("access", "the user guest with its first password: make a user of your own"));
     }
     report.push(match tried(&config, &link).await {
         Ok(()) => Finding::well("queues", "quorum queues can be made, written and read"),

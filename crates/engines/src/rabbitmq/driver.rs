@@ -244,7 +244,8 @@ impl Driver {
         let each = wanted.div_ceil(self.sources.len().max(1)).max(self.window as usize).max(1);
         let count = starving.len();
         let shares = starving.into_iter().enumerate();
-        let shares = shares.map(|(n, source)| (source, (room / count + usize::from(n < room % count)).min(each)));
+        let shares =
+            shares.map(|(n, source)| (source, (room / count + usize::from(n < room % count)).min(each)));
         self.grant(shares.filter(|(_, share)| *share > 0).collect()).await
     }
 
@@ -290,7 +291,9 @@ impl Driver {
         let within = self.member.core.config.timeout;
         let sources: Vec<Arc<Source>> = self.looked_at();
         let looking = async move {
-            try_join_all(sources.iter().map(|source| look(&source.channel, &source.queue, within))).await.map(drop)
+            try_join_all(sources.iter().map(|source| look(&source.channel, &source.queue, within)))
+                .await
+                .map(drop)
         };
         self.look = Some((number, looking.boxed()));
     }
@@ -341,7 +344,8 @@ impl Driver {
     fn next_event(&self) -> Instant {
         let now = Instant::now();
         let state = lock(&self.member.state);
-        let idle = state.last_next.filter(|_| state.waiting == 0).map(|last| last + IDLE).filter(|at| *at > now);
+        let idle =
+            state.last_next.filter(|_| state.waiting == 0).map(|last| last + IDLE).filter(|at| *at > now);
         let starved = state.waiting > 0 && self.sources.values().any(|source| source.free() == 0);
         let turn = starved.then_some(self.turn_at.max(now + TURN / 3));
         let tick = (self.member.options.order != Order::None).then(|| self.turns.look_at());

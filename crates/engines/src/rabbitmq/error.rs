@@ -50,7 +50,8 @@ pub(super) fn fenced() -> Error {
 }
 
 pub(super) fn interrupted() -> Error {
-    error(Kind::Unavailable, "the server took a queue away, and has it again").help("it is read again; try again")
+    error(Kind::Unavailable, "the server took a queue away, and has it again")
+        .help("it is read again; try again")
 }
 
 pub(super) fn late(after: Duration) -> Error {
@@ -109,9 +110,12 @@ pub(super) fn map(said: Said) -> Error {
             (Kind::Unavailable, Retry::Unknown, message, "it is restored by itself; try again")
         }
         Cause::RuntimeShutdownError(_) => (Kind::Closed, Retry::Never, "the runtime ended", "start again"),
-        Cause::InvalidProtocolVersion(_) => {
-            (Kind::Config, Retry::Never, "the server doesn't speak AMQP 0-9-1", "enable it, or use another port")
-        }
+        Cause::InvalidProtocolVersion(_) => (
+            Kind::Config,
+            Retry::Never,
+            "the server doesn't speak AMQP 0-9-1",
+            "enable it, or use another port",
+        ),
         _ => (Kind::Unexpected, Retry::Never, "the driver failed", BUG),
     };
     Error::new(kind, message).retry_as(retry).engine(NAME).help(help).source(said)

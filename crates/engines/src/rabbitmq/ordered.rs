@@ -46,7 +46,12 @@ pub(super) struct Owned {
 }
 
 impl Owned {
-    pub(super) fn new(source: Arc<Source>, order: linchpin_core::bus::Order, fence: u64, facts: Facts) -> Self {
+    pub(super) fn new(
+        source: Arc<Source>,
+        order: linchpin_core::bus::Order,
+        fence: u64,
+        facts: Facts,
+    ) -> Self {
         Self { source, gate: Gate::new(order), fence, facts, leaving: false, failed: 0 }
     }
 
@@ -191,7 +196,8 @@ impl Driver {
         let parts = self.member.parts.clone();
         let owned: Vec<u32> = lock(&self.member.state).owned.keys().copied().collect();
         let allowed = self.allowed(parts.len(), owned.len());
-        let surplus: Vec<u32> = owned.iter().rev().take(owned.len().saturating_sub(allowed)).copied().collect();
+        let surplus: Vec<u32> =
+            owned.iter().rev().take(owned.len().saturating_sub(allowed)).copied().collect();
         if owned.len() >= allowed {
             self.wait_for(Vec::new()).await?;
         }

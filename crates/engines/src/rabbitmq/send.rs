@@ -64,7 +64,8 @@ pub(super) async fn store(
             sent.push((to, confirm));
         }
         for (to, confirm) in sent {
-            let lost = || error::error(linchpin_core::Kind::NotFound, format!("the queue {:?} is gone", to.key));
+            let lost =
+                || error::error(linchpin_core::Kind::NotFound, format!("the queue {:?} is gone", to.key));
             confirmed(confirm).await?.ok_or_else(lost)?;
         }
         Ok(())
@@ -95,7 +96,9 @@ pub(super) async fn prove(
         }
         for _ in 0..if single.len() > FEW { 2 } else { 1 } {
             let sent = send(channel, &To::queue(queue), b"", marker()).await.map_err(error::map)?;
-            confirmed(sent).await?.ok_or_else(|| error::error(linchpin_core::Kind::NotFound, "the queue is gone"))?;
+            confirmed(sent)
+                .await?
+                .ok_or_else(|| error::error(linchpin_core::Kind::NotFound, "the queue is gone"))?;
         }
         Ok::<_, Error>(())
     };

@@ -51,9 +51,8 @@ impl Member {
                 continue;
             }
             let held = state.held.get_mut(&receipt);
-            let held = held.filter(|held| {
-                !held.settling && held.until > now && !held.parcel.source.is_broken()
-            });
+            let held =
+                held.filter(|held| !held.settling && held.until > now && !held.parcel.source.is_broken());
             let Some(held) = held else {
                 *answer = Err(error::fenced().op("settle"));
                 continue;
@@ -169,7 +168,8 @@ impl Member {
         let last = self.options.max_attempts;
         let (dead, back): (Vec<Held>, Vec<Held>) = late.into_iter().partition(|held| held.attempt() >= last);
         let mut by_source: BTreeMap<(u64, bool), Vec<Held>> = BTreeMap::new();
-        for (held, is_dead) in dead.into_iter().map(|h| (h, true)).chain(back.into_iter().map(|h| (h, false))) {
+        for (held, is_dead) in dead.into_iter().map(|h| (h, true)).chain(back.into_iter().map(|h| (h, false)))
+        {
             by_source.entry((held.parcel.source.id, is_dead)).or_default().push(held);
         }
         let mut result = Ok(());

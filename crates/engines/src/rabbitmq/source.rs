@@ -66,7 +66,15 @@ impl Tags {
 
 impl Source {
     pub(super) fn new(id: u64, queue: String, channel: Channel, within: Duration, durable: bool) -> Self {
-        Self { id, queue, channel, within, durable, tags: Mutex::default(), turn: tokio::sync::Mutex::default() }
+        Self {
+            id,
+            queue,
+            channel,
+            within,
+            durable,
+            tags: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Lets `count` more deliveries come, by a new consumer in place of the one there is; `None` if that one may still get some.

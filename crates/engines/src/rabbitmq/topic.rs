@@ -113,7 +113,8 @@ impl Core {
         if group.ordered != ordered {
             let members = self.admin().count(&slot.roster()).await?.map_or(0, |(_, consumers)| consumers);
             if members > 0 {
-                let message = if ordered { "members that keep no order" } else { "members that keep an order" };
+                let message =
+                    if ordered { "members that keep no order" } else { "members that keep an order" };
                 return Err(error::error(Kind::Conflict, format!("the group has {message}"))
                     .with("group", name)
                     .help("use another group, or let them leave first"));

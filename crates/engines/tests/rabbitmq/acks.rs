@@ -39,8 +39,12 @@ impl Ledger {
         let from = self.published;
         self.published += count;
         let messages: Vec<_> = (from..from + count).map(|n| Message::new(n.to_string())).collect();
-        while !publish(&self.bus, "t", messages.clone()).await.iter().all(Result::is_ok) {
-            assert!(started.elapsed() < BACK, "it takes no messages");
+        loop {
+            let answers = publish(&self.bus, "t", messages.clone()).await;
+            let Some(failure) = answers.into_iter().find_map(Result::err) else { return };
+            assert!(started.elapsed() < BACK, "it takes no messages: {failure}");
+            eprintln!("publish {:?} {failure:?}", started.elapsed());
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -50,7 +54,9 @@ impl Ledger {
         let mut taken = Vec::new();
         while taken.len() < count {
             assert!(started.elapsed() < BACK, "{} of {count} came", taken.len());
-            let batch = self.sub.next(count - taken.len(), SOON).await.unwrap_or_default();
+            let batch = self.sub.next(count - taken.len(), Duration::from_secs(2)).await;
+            let batch =
+                batch.inspect_err(|e| eprintln!("next {:?} {e:?}", started.elapsed())).unwrap_or_default();
             for delivery in &batch {
                 let text = String::from_utf8_lossy(&delivery.message.payload).into_owned();
                 assert!(!self.acknowledged.contains(&text), "{text} came again after it was acknowledged");

@@ -35,7 +35,11 @@ pub(crate) async fn topic(bus: &Arc<dyn BusEngine>, name: &str, partitions: u32)
     bus.ensure(name, &TopicOptions { partitions, ..TopicOptions::default() }).await.unwrap();
 }
 
-pub(crate) async fn publish(bus: &Arc<dyn BusEngine>, topic: &str, messages: Vec<Message>) -> Vec<Result<()>> {
+pub(crate) async fn publish(
+    bus: &Arc<dyn BusEngine>,
+    topic: &str,
+    messages: Vec<Message>,
+) -> Vec<Result<()>> {
     let answers = bus.publish(topic, messages, &PublishOptions::default()).await;
     answers.into_iter().map(|answer| answer.map(drop)).collect()
 }
