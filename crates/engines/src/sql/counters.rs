@@ -63,6 +63,8 @@ pub(super) async fn prepare(tx: &mut Tx, schema: &str, options: &IdOptions) -> S
         }
         #[cfg(feature = "mysql")]
         Dialect::MySql => {
+            // PostgreSQL alone has schemas.
+            let _ = schema;
             tx.script(MYSQL.replace("{table}", &table)).await?;
         }
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
