@@ -25,6 +25,9 @@ fn tables(results: &Results) -> String {
     let capabilities: BTreeSet<&str> = results.rows.iter().map(|row| row.capability.as_str()).collect();
     for capability in capabilities {
         let rows: Vec<&Row> = results.rows.iter().filter(|row| row.capability == capability).collect();
+        if !text.is_empty() {
+            text.push('\n');
+        }
         table(&mut text, capability, &rows);
     }
     text.push_str(LEGEND);
