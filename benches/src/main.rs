@@ -14,6 +14,7 @@ mod machine;
 mod naive;
 mod nats;
 mod redis_streams;
+mod registry;
 mod sql;
 mod sqlite_consume;
 mod sqlite_publish;
@@ -52,6 +53,7 @@ const CLAIMS: &[&Claim] = &[
     &ids::SNOWFLAKE,
     &ids::SEGMENTS,
     &ids::SERVE,
+    &registry::PICK,
     &idle::REDIS,
     &idle::NATS,
     &idle::POSTGRES,

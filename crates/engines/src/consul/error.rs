@@ -60,6 +60,8 @@ pub(super) fn refused(answer: &Answer, repeatable: bool) -> Error {
         }
         429 => error(Kind::Limited, LATER, "Consul has too much to do", "try again later"),
         500 if leaderless(answer) => without_leader(),
+        // A token that another server doesn't know.
+        500 if text.contains("ACL not found") => denied(),
         500..=599 => {
             let help = "try again; look into the servers' logs";
             error(Kind::Unavailable, unknown, "Consul can't serve at the moment", help)

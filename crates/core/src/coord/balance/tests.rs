@@ -134,35 +134,3 @@ fn hashes_are_for_ever() {
         [b"a", b"b", b"c", b"d"].map(|key| picker.pick(Some(key)).address().to_owned()).into();
     assert_eq!(owners, ["host-8:80", "host-9:80", "host-5:80", "host-3:80"]);
 }
-
-#[test]
-#[ignore = "timing: run it alone, optimised"]
-fn picking_is_quick() {
-    for balance in [
-        Balance::Random,
-        Balance::RoundRobin,
-        Balance::Weighted,
-        Balance::PowerOfTwo,
-        Balance::ConsistentHash(1.25),
-        Balance::LeastConnections,
-    ] {
-        let weights: Vec<u32> = (0..1000).map(|n| 50 + n % 100).collect();
-        let picker = Picker::new(&weights, balance);
-        let swapped = arc_swap::ArcSwap::from_pointee(picker.0);
-        let mut best = Duration::MAX;
-        for _ in 0..20 {
-            let begun = std::time::Instant::now();
-            for n in 0..10_000_u64 {
-                let pool = swapped.load();
-                let node = pool.pick(balance, &picker.2, Some(&n.to_le_bytes())).cloned();
-                std::hint::black_box(node.map(Picked::new));
-            }
-            best = best.min(begun.elapsed() / 10_000);
-        }
-        println!("{balance:?}: {best:?}");
-        assert!(
-            balance == Balance::LeastConnections || best <= Duration::from_nanos(50),
-            "{balance:?}: {best:?}"
-        );
-    }
-}
