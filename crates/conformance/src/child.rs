@@ -92,7 +92,7 @@ impl Child {
 
     /// Stops it with SIGSTOP: it lives, and does nothing.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        linchpin_harness::freeze(self.process.id().expect("the child is alive")).unwrap();
     }
 
     /// Lets it go on, with SIGCONT.

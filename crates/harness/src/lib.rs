@@ -32,5 +32,5 @@ pub use error::{Error, Result};
 pub use link::Link;
 pub use maven::{install as install_jars, jars};
 pub use node::Node;
-pub use process::started_at;
+pub use process::{freeze, started_at};
 pub use running::Running;

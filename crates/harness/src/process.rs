@@ -92,6 +92,19 @@ pub(crate) fn find_user(name: &str) -> io::Result<User> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no user `{name}` here")))
 }
 
+/// SIGSTOP to a process that a test started by itself. A signal takes a while to reach every thread: none of them runs any
+/// more when this returns.
+///
+/// # Errors
+/// When there is no such process, or it doesn't stop.
+pub fn freeze(pid: u32) -> io::Result<()> {
+    send(pid, Signal::SIGSTOP)?;
+    if until(DEATH, || is_halted(pid)) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("process {pid} outlives SIGSTOP")))
+}
+
 /// Running, until it is killed, stopped or dropped; dies with this program.
 #[derive(Debug)]
 pub(crate) struct Process {

@@ -76,7 +76,7 @@ impl Holder {
     }
 
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        linchpin_harness::freeze(self.child.id().expect("it lives")).unwrap();
     }
 
     pub(crate) fn thaw(&self) {
