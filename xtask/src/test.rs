@@ -23,12 +23,20 @@ const STEPS: [Step; 6] = [
         args: &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
     },
     Step { name: "docs", thorough: true, args: &["doc", "--workspace", "--no-deps"] },
-    Step { name: "unit tests", thorough: false, args: &["test", "--workspace", "--lib", "--bins"] },
-    Step { name: "documentation examples", thorough: true, args: &["test", "--workspace", "--doc"] },
+    Step {
+        name: "unit tests",
+        thorough: false,
+        args: &["test", "--no-fail-fast", "--workspace", "--lib", "--bins"],
+    },
+    Step {
+        name: "documentation examples",
+        thorough: true,
+        args: &["test", "--no-fail-fast", "--workspace", "--doc"],
+    },
     Step {
         name: "integration tests and conformance",
         thorough: true,
-        args: &["test", "--workspace", "--test", "*"],
+        args: &["test", "--no-fail-fast", "--workspace", "--test", "*"],
     },
 ];
 

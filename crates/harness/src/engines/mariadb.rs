@@ -48,11 +48,19 @@ fn replicated(site: &Site<'_>) -> Result<Plan> {
 
 fn install(site: &Site<'_>, data: &str) -> Result<()> {
     site.give_to(site.folder, USER)?;
+    let scratch = site.subfolder(&scratch(data))?;
+    site.give_to(&scratch, USER)?;
     let launch = Launch::new(locate("mariadb-install-db").unwrap_or_default())
         .user(USER)
+        .env("TMPDIR", scratch)
         .words("--no-defaults --auth-root-authentication-method=normal --skip-test-db")
         .arg(format!("--datadir={}", site.folder.join(data).display()));
     site.run(&launch)
+}
+
+/// Its own folder for temporary tables: a server that starts removes all it finds there, its neighbours' too.
+fn scratch(data: &str) -> String {
+    format!("{data}-tmp")
 }
 
 /// The database comes to a replica by replication: one of its own would be a transaction that the primary hasn't.
@@ -67,6 +75,7 @@ fn server(site: &Site<'_>, id: u32, port: &Port) -> Launch {
         .user(USER)
         .words(&format!("--no-defaults --server-id={id} --port={} --bind-address=127.0.0.1", port.number()))
         .arg(option("datadir", &format!("data-{id}")))
+        .env("TMPDIR", site.folder.join(scratch(&format!("data-{id}"))))
         .arg(option("socket", &format!("mariadb-{id}.sock")))
         .arg(option("pid-file", &format!("mariadb-{id}.pid")))
         .words("--log-bin=bin --binlog-format=ROW --gtid-strict-mode=1 --log-slave-updates=1")
