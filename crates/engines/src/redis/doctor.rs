@@ -21,6 +21,9 @@ const SKEW: Duration = Duration::from_secs(2);
 /// A replica that is further behind is, too.
 const LAG: u64 = 5;
 
+/// In the order they are told.
+const CHECKS: [&str; 7] = ["server", "version", "appendonly", "appendfsync", "maxmemory", "replica", "clock"];
+
 /// Looks at the server, or at the named nodes of the cluster, without changing anything.
 pub async fn examine(url: EngineUrl) -> Vec<Finding> {
     let config = match Config::from_url(&url) {
@@ -28,19 +31,43 @@ pub async fn examine(url: EngineUrl) -> Vec<Finding> {
         Err(error) => return vec![Finding::wrong("url", &error)],
     };
     // As a bus does it: a cluster is only found if its nodes tell of each other.
-    if let Err(error) = Link::open(config.clone()).await {
-        return vec![Finding::wrong("server", &error)];
-    }
-    let mut report = Vec::new();
+    let link = match Link::open(config.clone()).await {
+        Ok(link) => link,
+        Err(error) => return vec![Finding::wrong("server", &error)],
+    };
+    let mut nodes = Vec::new();
     for (host, port) in &config.hosts {
-        match examine_node(&config, host, *port).await {
-            Ok(found) => report.extend(found),
-            Err(error) => {
-                report.push(Finding::wrong("server", &error.with("node", format!("{host}:{port}"))))
+        let found = examine_node(&config, host, *port).await;
+        nodes.push((
+            format!("{host}:{port}"),
+            found.unwrap_or_else(|error| vec![Finding::wrong("server", &error)]),
+        ));
+    }
+    let mut report = merged(nodes);
+    report.push(rights(&config, &link).await);
+    report
+}
+
+/// What all nodes have in common is told once, the rest with the node it was found on.
+fn merged(nodes: Vec<(String, Vec<Finding>)>) -> Vec<Finding> {
+    let all = nodes.len();
+    let mut report: Vec<(Finding, Vec<String>)> = Vec::new();
+    for (node, found) in nodes {
+        for finding in found {
+            match report.iter_mut().find(|(known, _)| *known == finding) {
+                Some((_, on)) => on.push(node.clone()),
+                None => report.push((finding, vec![node.clone()])),
             }
         }
     }
-    report
+    report.sort_by_key(|(finding, _)| CHECKS.iter().position(|name| *name == finding.name));
+    let told = |(mut finding, on): (Finding, Vec<String>)| {
+        if on.len() < all {
+            finding.text = format!("{} ({})", finding.text, on.join(", "));
+        }
+        finding
+    };
+    report.into_iter().map(told).collect()
 }
 
 async fn examine_node(config: &Config, host: &str, port: u16) -> Result<Vec<Finding>> {
@@ -57,9 +84,6 @@ async fn examine_node(config: &Config, host: &str, port: u16) -> Result<Vec<Find
     report.extend(replicas(&info));
     let (seconds, micros): (i64, i64) = ask(config, &mut connection, &redis::cmd("TIME")).await?;
     report.push(clock(from_millis(seconds * 1_000 + micros / 1_000), Timestamp::now()));
-    if info.get("role") != Some(&"slave") {
-        report.push(rights(config, &mut connection).await);
-    }
     Ok(report)
 }
 
@@ -163,7 +187,7 @@ fn clock(theirs: Timestamp, ours: Timestamp) -> Finding {
 }
 
 /// Tries what a bus needs, on a key that isn't there.
-async fn rights(config: &Config, connection: &mut MultiplexedConnection) -> Finding {
+async fn rights(config: &Config, link: &Link) -> Finding {
     let keys = Keys::new(&config.prefix, false);
     let stream = keys.stream("lp-doctor", 0);
     let mut tries = [redis::cmd("EVAL"), redis::cmd("XADD"), redis::cmd("HGET"), redis::cmd("PUBLISH")];
@@ -173,7 +197,7 @@ async fn rights(config: &Config, connection: &mut MultiplexedConnection) -> Find
     get.arg(keys.topic("lp-doctor")).arg("born");
     publish.arg(keys.hints("lp-doctor")).arg("");
     for cmd in &tries {
-        if let Err(error) = ask::<Value>(config, connection, cmd).await {
+        if let Err(error) = link.command(cmd, "doctor").await {
             let help = "allow `+@all -@dangerous +info +script`, the keys and the channels of the prefix";
             return Finding::wrong("rights", &error.help(help));
         }
@@ -189,6 +213,15 @@ mod tests {
 
     fn info(pairs: &[(&'static str, &'static str)]) -> HashMap<&'static str, &'static str> {
         pairs.iter().copied().collect()
+    }
+
+    #[test]
+    fn what_nodes_have_in_common_is_told_once() {
+        let (seven, five) = (Finding::well("version", "7.0.1"), Finding::look("replica", "5 s behind"));
+        let node =
+            |name: &str, found: &[&Finding]| (name.to_owned(), found.iter().map(|f| (*f).clone()).collect());
+        let told = merged(vec![node("a:1", &[&five, &seven]), node("b:2", &[&seven])]);
+        assert_eq!(told, [seven, Finding::look("replica", "5 s behind (a:1)")]);
     }
 
     #[test]

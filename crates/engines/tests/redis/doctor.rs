@@ -23,6 +23,18 @@ async fn a_server_that_keeps_everything_is_well() {
     assert!(report.iter().all(|finding| finding.status == Status::Well), "{report:?}");
 }
 
+/// Every node is asked, and what they share is told once; the rights are tried where the keys are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_one_report() {
+    let cluster = linchpin_harness::find("redis-cluster").unwrap().start().unwrap();
+    let report = examine(cluster.url().parse().unwrap()).await;
+    let mut names: Vec<_> = report.iter().map(|finding| finding.name).collect();
+    assert_eq!(found(&report, "rights").0, Status::Well, "{report:?}");
+    assert!(report.iter().all(|finding| finding.status != Status::Wrong), "{report:?}");
+    names.dedup();
+    assert_eq!(names.len(), report.len(), "{report:?}");
+}
+
 #[tokio::test]
 async fn a_server_without_a_log_is_told_of() {
     let report = report(&Server::start(&["--appendonly", "no"]), "").await;
