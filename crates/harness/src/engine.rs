@@ -59,7 +59,8 @@ impl Engine {
         self.launch(Sync::ByDefault, &[])
     }
 
-    /// The same, with more words on the command line of each server; never one that runs already.
+    /// The same, with more words on the command line of each server; never one that runs already. In them `{port}` stands
+    /// for the server's own port, and `{peers}` for the one its peers use, if it has one.
     ///
     /// # Errors
     /// As [`start`](Engine::start).

@@ -32,5 +32,6 @@ pub use error::{Error, Result};
 pub use link::Link;
 pub use maven::{install as install_jars, jars};
 pub use node::Node;
+pub use port::Port;
 pub use process::{freeze, started_at};
 pub use running::Running;

@@ -50,6 +50,15 @@ impl NodePlan {
     pub(crate) fn new(port: Port, launch: Launch, probe: Probe) -> NodePlan {
         NodePlan { launch, companion: None, port, inner_ports: Vec::new(), probe, stop: Signal::SIGTERM }
     }
+
+    /// More words, in which `{port}` and `{peers}` are filled in.
+    pub(crate) fn extend(&mut self, words: &[&str]) {
+        let peers = self.inner_ports.first().map(|port| port.number().to_string()).unwrap_or_default();
+        let own = self.port.number().to_string();
+        let filled: Vec<String> =
+            words.iter().map(|word| word.replace("{port}", &own).replace("{peers}", &peers)).collect();
+        self.launch.extend(&filled);
+    }
 }
 
 impl Plan {

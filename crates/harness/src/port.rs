@@ -11,13 +11,17 @@ const ATTEMPTS: usize = 500;
 
 /// A port held by a lock file: no other harness on this machine hands it out while this value lives.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     number: u16,
     _lock: File,
 }
 
 impl Port {
-    pub(crate) fn free() -> io::Result<Port> {
+    /// One that is free now.
+    ///
+    /// # Errors
+    /// When none is found, or the folder of the locks can't be made.
+    pub fn free() -> io::Result<Port> {
         let folder = std::env::temp_dir().join(format!("linchpin-ports-{}", nix::unistd::geteuid()));
         fs::create_dir_all(&folder)?;
         for _ in 0..ATTEMPTS {
@@ -30,7 +34,9 @@ impl Port {
         Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no free port in {RANGE:?} on 127.0.0.1")))
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
         self.number
     }
 }

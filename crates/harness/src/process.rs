@@ -57,7 +57,7 @@ impl Launch {
     }
 
     /// More words, as they are.
-    pub(crate) fn extend(&mut self, words: &[&str]) {
+    pub(crate) fn extend(&mut self, words: &[String]) {
         self.args.extend(words.iter().map(OsString::from));
     }
 

@@ -33,7 +33,7 @@ impl Running {
         let folder = folder.map_err(|failure| Error::io(engine.name, "gets no folder", failure))?;
         let site = Site { engine: engine.name, folder: folder.path(), sync };
         let Plan { url, mut nodes, form, formed } = (engine.plan)(&site)?;
-        nodes.iter_mut().for_each(|node| node.launch.extend(words));
+        nodes.iter_mut().for_each(|node| node.extend(words));
         let alone = nodes.len() == 1;
         let name =
             |n: usize| if alone { engine.name.to_owned() } else { format!("{} {}", engine.name, n + 1) };

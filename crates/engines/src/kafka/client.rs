@@ -15,6 +15,9 @@ use super::NAME;
 use super::error::{map, of_code};
 use super::url::{Acks, Config, Sasl};
 
+/// How often an unanswered greeting looks whether it was turned away.
+const GREETING: Duration = Duration::from_secs(1);
+
 /// A consumer that only asks: metadata, offsets, commits.
 pub(super) type Asker = BaseConsumer<DefaultConsumerContext>;
 
@@ -49,6 +52,8 @@ pub(super) fn base(config: &Config) -> ClientConfig {
         client.set("sasl.username", &login.user).set("sasl.password", &login.password);
     }
     if let Some(tls) = &config.tls {
+        // OpenSSL is built in, and doesn't know by itself where this system keeps the authorities it trusts.
+        client.set("ssl.ca.location", "probe");
         let files = [
             ("ssl.ca.location", &tls.ca),
             ("ssl.certificate.location", &tls.cert),
@@ -130,6 +135,27 @@ pub(super) fn patiently<T>(timeout: Duration, ask: impl Fn() -> Result<T>) -> Re
     }
 }
 
+/// Why brokers turn the client away. librdkafka goes on trying for as long as it may, and says this only beside its answer.
+fn refusal(asker: &Asker) -> Option<Error> {
+    // Without some patience it ends at what isn't an error.
+    while let Some(event) = asker.poll(Duration::from_millis(100)) {
+        if let Err(failure) = event
+            && matches!(
+                failure.rdkafka_error_code(),
+                Some(
+                    Code::Authentication
+                        | Code::SaslAuthenticationFailed
+                        | Code::SSL
+                        | Code::UnsupportedSASLMechanism
+                )
+            )
+        {
+            return Some(map(failure, "open"));
+        }
+    }
+    None
+}
+
 /// What the bus asks the cluster with.
 pub(super) struct Control {
     pub(super) config: Config,
@@ -158,9 +184,28 @@ impl Control {
     /// Finds out whether the brokers answer, and take the login.
     pub(super) async fn greet(&self) -> Result<()> {
         let (asker, timeout) = (self.asker.clone(), self.config.timeout);
-        let greeting =
-            blocking("open", move || asker.fetch_metadata(None, timeout).map_err(|e| map(e, "open")));
-        greeting.await.map(drop)
+        let uncertified = self.config.tls.as_ref().is_some_and(|tls| tls.cert.is_none());
+        let greeting = blocking("open", move || {
+            let deadline = Instant::now() + timeout;
+            loop {
+                let left = deadline.saturating_duration_since(Instant::now());
+                match asker.fetch_metadata(None, left.min(GREETING)) {
+                    Ok(_) => return Ok(()),
+                    Err(failure) => match refusal(&asker) {
+                        Some(refusal) => return Err(refusal),
+                        None if left <= GREETING => return Err(map(failure, "open")),
+                        None => {}
+                    },
+                }
+            }
+        });
+        greeting.await.map_err(|error| match error.kind() {
+            Kind::Unavailable if uncertified => error.help(
+                "check the addresses in the URL, and that the brokers run; those that ask for a client's certificate hang up \
+                 without one: name it in tls_cert and tls_key",
+            ),
+            _ => error,
+        })
     }
 
     pub(super) fn options(&self) -> AdminOptions {

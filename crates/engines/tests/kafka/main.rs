@@ -16,6 +16,9 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+#[cfg(feature = "kafka-tls")]
+mod secure;
+
 const SOON: Duration = Duration::from_secs(20);
 
 fn server() -> Running {
