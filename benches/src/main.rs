@@ -54,6 +54,8 @@ const CLAIMS: &[&Claim] = &[
     &ids::SEGMENTS,
     &ids::SERVE,
     &registry::PICK,
+    &registry::change::REDIS,
+    &registry::change::ETCD,
     &idle::REDIS,
     &idle::NATS,
     &idle::POSTGRES,

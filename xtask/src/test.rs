@@ -46,8 +46,8 @@ const ENGINES: Step = Step {
     args: &["test", "-p", "linchpin-harness", "--features", "live", "--test", "engines"],
 };
 
-/// Tests of engines that start servers of their own. In every step, so that nothing is built twice.
-const LIVE: [&str; 2] = ["--features", "linchpin-engines/live"];
+/// Tests that start servers of their own. In every step, so that nothing is built twice.
+const LIVE: [&str; 2] = ["--features", "linchpin-engines/live,linchpin-cli/full,linchpin-examples/full"];
 
 /// What the test programs said, added up.
 #[derive(Default)]

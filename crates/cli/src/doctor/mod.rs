@@ -207,7 +207,7 @@ fn abilities(caps: Caps, report: &mut Report) {
     let absent: Vec<_> = list(caps).into_iter().filter(|(_, able)| !able).map(|(name, _)| name).collect();
     match absent.as_slice() {
         [] => report.well("abilities", "everything the bus has"),
-        absent => report.look("abilities", format!("this engine lacks {}", absent.join(", "))),
+        absent => report.look("abilities", format!("this engine does not promise: {}", absent.join(", "))),
     }
 }
 

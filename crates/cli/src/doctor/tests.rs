@@ -19,7 +19,7 @@ async fn an_engine_in_memory_is_well_and_not_durable() {
     let report = report("memory://").await;
     assert!(report.ok(), "{report:?}");
     let abilities = status(&report, "abilities");
-    assert_eq!(abilities, [(Status::Look, "this engine lacks durable, shared".to_owned())]);
+    assert_eq!(abilities, [(Status::Look, "this engine does not promise: durable, shared".to_owned())]);
     assert_eq!(report.json()["caps"]["durable"], false);
     assert!(report.json()["publish"]["p99_us"].as_u64() >= report.json()["publish"]["p50_us"].as_u64());
 }

@@ -1,5 +1,7 @@
 //! Picking one of a thousand instances of a service.
 
+pub(crate) mod change;
+
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
