@@ -99,6 +99,7 @@ macro_rules! broken {
         &[$(Broken {
             name: stringify!($name),
             caught_by: stringify!($case),
+            on: "memory",
             wrap: Wrap::Coord(|coord| broken::with(coord, broken::Fault::$fault)),
         }),*]
     };
