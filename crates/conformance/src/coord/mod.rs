@@ -97,6 +97,7 @@ pub(crate) const CASES: &[Case] = cases! {
     processes::another_process_sees_and_is_woken => Timing [Shared]
     processes::a_killed_holder_loses_its_keys => Fault [Shared]
     processes::a_frozen_holder_is_told => Fault [Shared]
+    processes::a_lease_lasts_while_many_processes_write => Race [Shared]
     processes::processes_lose_no_increment => Race [Shared]
 
     outage::increments_survive_kills_of_the_server => Outage [Durable]
