@@ -207,6 +207,12 @@ impl Issuer {
         Child::start(self.ground.child, "ids", &self.url(process, options)).await
     }
 
+    /// The coordination that numbers are leased from, to look at by itself.
+    pub(crate) fn into_space(self) -> Space {
+        let Self { coord, ground, .. } = self;
+        Space { coord: coord.expect("numbers are leased from it"), ground, wrap: |coord| coord }
+    }
+
     /// A folder of the case's own.
     pub(crate) fn dir(&self) -> &Path {
         self.ground.dir.path()

@@ -5,6 +5,7 @@ use linchpin::id::uuid_time;
 
 use super::tools::*;
 use crate::case::Need;
+use crate::coord;
 use crate::tools::assert_kind;
 use crate::world::Issuer;
 
@@ -50,6 +51,8 @@ pub(crate) async fn prove(mut s: Issuer, need: Need) -> &'static str {
             assert_kind(s.try_open(0, "table=theirs").await, Kind::Config);
             "table= is refused"
         }
+        // Worker numbers are kept apart by what is lost.
+        Need::Failover => coord::absent::prove(s.into_space(), need).await,
         _ => panic!("{} says nothing about ids", need.name()),
     }
 }

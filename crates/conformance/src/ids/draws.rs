@@ -1,9 +1,11 @@
 //! Drawing ids, one handle or many in one process.
 
+use futures_util::future::join_all;
 use linchpin::Kind;
 use linchpin::id::MAX_IDS;
 use linchpin::time::{Clock, SystemClock};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::tools::*;
 use crate::tools::{LONG, assert_kind};
@@ -103,8 +105,18 @@ pub(super) async fn many_handles_draw_and_none_comes_twice(s: Issuer) {
         }
     }
     let mut seen = Seen::default();
-    for all in tokio::time::timeout(LONG, tasks.join_all()).await.expect("everybody gets ids") {
+    for all in timeout(LONG, tasks.join_all()).await.expect("everybody gets ids") {
         seen.add(all);
     }
     assert!(seen.len() >= 16 * 400);
+}
+
+/// Of what is missing at first, each makes its part or waits for who does.
+pub(super) async fn many_open_at_once(s: Issuer) {
+    let opening = join_all((0..8).map(|process| s.try_open(process, "")));
+    let mut seen = Seen::default();
+    for ids in timeout(LONG, opening).await.expect("everybody gets in") {
+        seen.add(draw(&ids.unwrap(), 150).await);
+    }
+    assert_eq!(seen.len(), 8 * 150);
 }

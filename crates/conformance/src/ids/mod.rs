@@ -35,6 +35,7 @@ pub(crate) const CASES: &[Case] = cases! {
     draws::another_counter_is_apart => Basic [Counted]
     draws::a_segment_for_others_is_drawn_by_nobody => Basic [Counted]
     draws::wrong_options_are_refused => Basic []
+    draws::many_open_at_once => Race []
     draws::many_handles_draw_and_none_comes_twice => Race []
 
     processes::eight_processes_draw_and_none_comes_twice => Race [Shared]
@@ -59,6 +60,7 @@ pub(crate) const CASES: &[Case] = cases! {
 
     outage::kills_of_the_server_repeat_nothing => Outage [Durable]
     outage::two_segments_outlast_the_server => Outage [Counted]
+    outage::lost_leaders_repeat_nothing => Failover [Durable Failover]
     outage::numbers_of_an_unknown_outcome_are_nobodys => Cut [Counted]
 };
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::tools::*;
-use crate::tools::{LONG, MOMENT};
+use crate::tools::{GRACE, LONG, MOMENT, lease};
 use crate::world::Issuer;
 
 /// How soon everything must work again once the server does.
@@ -40,22 +40,17 @@ async fn draw_through(ids: Ids, stop: tokio::sync::watch::Receiver<bool>) -> Vec
     }
 }
 
-pub(super) async fn kills_of_the_server_repeat_nothing(s: Issuer) {
+/// Three draw while `harm` is done, and a fourth begins after it.
+async fn through(s: &Issuer, options: &str, harm: impl AsyncFnOnce()) {
     let (told, stop) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
     for process in 0..3 {
-        tasks.spawn(draw_through(s.open(process).await, stop.clone()));
+        tasks.spawn(draw_through(s.try_open(process, options).await.unwrap(), stop.clone()));
     }
-    for _ in 0..2 {
-        sleep(MOMENT).await;
-        s.server().kill().await;
-        sleep(MOMENT).await;
-        s.server().restart().await;
-    }
-    // Whoever comes new begins behind all of them.
+    harm().await;
     let fresh = async {
         loop {
-            match s.try_open(4, "").await {
+            match s.try_open(4, options).await {
                 Ok(ids) => return ids,
                 Err(error) => assert_ne!(error.retry(), Retry::Never, "{error}"),
             }
@@ -70,6 +65,33 @@ pub(super) async fn kills_of_the_server_repeat_nothing(s: Issuer) {
         seen.add(all);
     }
     seen.add(draw(&fresh, 500).await);
+}
+
+pub(super) async fn kills_of_the_server_repeat_nothing(s: Issuer) {
+    through(&s, "", async || {
+        for _ in 0..2 {
+            sleep(MOMENT).await;
+            s.server().kill().await;
+            sleep(MOMENT).await;
+            s.server().restart().await;
+        }
+    })
+    .await;
+}
+
+pub(super) async fn lost_leaders_repeat_nothing(s: Issuer) {
+    // Short enough to be lost while nobody leads.
+    let options = format!("ttl={}s", lease().as_secs());
+    through(&s, &options, async || {
+        for node in 0..s.server().nodes().min(3) {
+            sleep(MOMENT).await;
+            s.server().kill_node(node).await;
+            sleep(GRACE * 2).await;
+            s.server().restart_node(node).await;
+            s.server().whole().await;
+        }
+    })
+    .await;
 }
 
 pub(super) async fn two_segments_outlast_the_server(s: Issuer) {

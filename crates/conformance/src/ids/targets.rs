@@ -11,6 +11,9 @@ const IN_MEMORY: &[Need] = &[Need::Rising, Need::Counted];
 const FIXED: &[Need] = &[Need::Shared, Need::Durable, Need::Rising, Need::Timed, Need::Filed];
 const LEASED_IN_MEMORY: &[Need] = &[Need::Rising, Need::Timed, Need::Leased];
 const LEASED: &[Need] = &[Need::Shared, Need::Durable, Need::Rising, Need::Timed, Need::Leased];
+/// From several servers of which one may die; a Redis that takes over may have forgotten what the other answered.
+const LEASED_SAFELY: &[Need] =
+    &[Need::Shared, Need::Durable, Need::Rising, Need::Timed, Need::Leased, Need::Failover];
 const SEGMENT: &[Need] = &[Need::Shared, Need::Durable, Need::Rising, Need::Counted, Need::Tabled];
 const COUNTER: &[Need] = &[Need::Shared, Need::Durable, Need::Rising, Need::Counted];
 
@@ -65,16 +68,25 @@ pub(crate) const TARGETS: &[Target] = &[
     leased("snowflake-postgres", "postgres", true, |p| p.with("postgres", &format!("schema={}", p.cell))),
     leased("snowflake-mysql", "mariadb", true, |p| p.database()),
     leased("snowflake-redis", "redis", true, |p| p.prefixed("redis")),
-    leased("snowflake-redis-cluster", "redis-cluster", false, |p| p.prefixed("redis-cluster")),
+    Target {
+        cluster: Some("redis-cluster"),
+        ..leased("snowflake-redis-cluster", "redis-cluster", false, |p| p.prefixed("redis-cluster"))
+    },
     Target {
         lease: Duration::from_secs(2),
+        cluster: Some("etcd-3"),
+        ids: from(|p| p.prefixed("etcd"), LEASED_SAFELY, ""),
         ..leased("snowflake-etcd", "etcd", true, |p| p.prefixed("etcd"))
     },
     Target {
         lease: Duration::from_secs(10),
         ..leased("snowflake-consul", "consul", true, |p| p.prefixed("consul"))
     },
-    leased("snowflake-zookeeper", "zookeeper", true, |p| p.path()),
+    Target {
+        cluster: Some("zookeeper-3"),
+        ids: from(|p| p.path(), LEASED_SAFELY, ""),
+        ..leased("snowflake-zookeeper", "zookeeper", true, |p| p.path())
+    },
     Target {
         name: "segment-sqlite",
         ids: from(|p| format!("sqlite://{}/ids.db?{SEGMENTS}", p.dir.display()), SEGMENT, ""),
