@@ -6,7 +6,7 @@ use linchpin::Kind;
 use tokio::time::{sleep, timeout};
 
 use super::tools::*;
-use crate::tools::{MOMENT, SOON, assert_kind, lease};
+use crate::tools::{MOMENT, SOON, assert_kind};
 use crate::world::Issuer;
 
 /// Ids of one millisecond: 12 bits.
@@ -72,7 +72,7 @@ pub(super) async fn a_clock_far_behind_is_refused(s: Issuer) {
 /// The same worker number by all means, and the clock may be before what it issued.
 pub(super) async fn a_restart_with_the_clock_set_back_repeats_nothing(s: Issuer) {
     let (clock, shared) = clock();
-    let options = format!("worker_bits=0&datacenter_bits=0&ttl={}s", lease().as_secs());
+    let options = one_number();
     let (ids, mut seen) = (s.at(&shared, &options).await.unwrap(), Seen::default());
     clock.shift(10);
     seen.add(draw(&ids, 100).await);

@@ -69,7 +69,7 @@ async fn until_issued(ids: &Ids) -> Vec<linchpin::id::Id> {
 
 pub(super) async fn ids_stop_before_a_silent_server_leases_their_number_again(s: Issuer) {
     let ttl = lease() * 2;
-    let ids = s.try_open(0, &format!("ttl={}s", ttl.as_secs())).await.unwrap();
+    let ids = s.try_open(0, &short_lease()).await.unwrap();
     let mut seen = Seen::default();
     seen.add(draw(&ids, 100).await);
     s.server().freeze().await;

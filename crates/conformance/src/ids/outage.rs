@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::tools::*;
-use crate::tools::{GRACE, LONG, MOMENT, lease};
+use crate::tools::{GRACE, LONG, MOMENT};
 use crate::world::Issuer;
 
 /// How soon everything must work again once the server does.
@@ -45,19 +45,10 @@ async fn through(s: &Issuer, options: &str, harm: impl AsyncFnOnce()) {
     let (told, stop) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
     for process in 0..3 {
-        tasks.spawn(draw_through(s.try_open(process, options).await.unwrap(), stop.clone()));
+        tasks.spawn(draw_through(open_within(s, process, options, BACK).await, stop.clone()));
     }
     harm().await;
-    let fresh = async {
-        loop {
-            match s.try_open(4, options).await {
-                Ok(ids) => return ids,
-                Err(error) => assert_ne!(error.retry(), Retry::Never, "{error}"),
-            }
-            sleep(MOMENT).await;
-        }
-    };
-    let fresh = timeout(BACK, fresh).await.expect("it can be opened again");
+    let fresh = open_within(s, 4, options, BACK).await;
     told.send_replace(true);
     let mut seen = Seen::default();
     for all in timeout(BACK * 2, tasks.join_all()).await.expect("all come back") {
@@ -81,8 +72,7 @@ pub(super) async fn kills_of_the_server_repeat_nothing(s: Issuer) {
 
 pub(super) async fn lost_leaders_repeat_nothing(s: Issuer) {
     // Short enough to be lost while nobody leads.
-    let options = format!("ttl={}s", lease().as_secs());
-    through(&s, &options, async || {
+    through(&s, &short_lease(), async || {
         for node in 0..s.server().nodes().min(3) {
             sleep(MOMENT).await;
             s.server().kill_node(node).await;

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::tools::*;
 use crate::protocol::{Event, IdCommand};
-use crate::tools::{GRACE, LONG, MOMENT, assert_kind, lease};
+use crate::tools::{LONG, MOMENT, assert_kind, lease};
 use crate::world::Issuer;
 
 pub(super) async fn eight_processes_draw_and_none_comes_twice(s: Issuer) {
@@ -43,27 +43,19 @@ pub(super) async fn a_killed_process_and_its_successor_repeat_nothing(s: Issuer)
 
 pub(super) async fn a_frozen_process_issues_nothing_past_its_lease(s: Issuer) {
     // One number, which both want.
-    let options = format!("worker_bits=0&datacenter_bits=0&ttl={}s", lease().as_secs());
+    let options = one_number();
     let (mut child, mut seen) = (s.child(0, &options).await, Seen::default());
     seen.add(ask(&mut child, 100).await);
     child.freeze();
     // What it does first when it goes on: it thinks that the number is its own.
     child.tell(&IdCommand::Draw { count: 100 }).await;
-    let started = Instant::now();
-    let ids = loop {
-        match s.try_open(0, &options).await {
-            Ok(ids) => break ids,
-            Err(error) => assert_eq!(error.kind(), Kind::Limited, "{error}"),
-        }
-        assert!(started.elapsed() < LONG, "the number isn't free after {:?}", started.elapsed());
-        sleep(MOMENT).await;
-    };
+    let ids = open_within(&s, 0, &options, LONG).await;
     seen.add(draw(&ids, 100).await);
     child.thaw();
     let answer = child.event().await;
     assert!(matches!(&answer, Some(Event::Failed { kind, .. }) if kind == "Unavailable"), "{answer:?}");
     let held = Instant::now();
-    while held.elapsed() < lease() + GRACE {
+    while held.elapsed() < lease() {
         seen.add(draw(&ids, 100).await);
         let answer = child.ask(&IdCommand::Draw { count: 10 }).await;
         assert!(matches!(&answer, Event::Failed { .. }), "another has the number: {answer:?}");

@@ -3,12 +3,17 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
+use linchpin::Retry;
 use linchpin::id::{Id, Ids};
 use linchpin::time::{ManualClock, SharedClock, SystemClock};
+use tokio::time::{Instant, sleep};
 
 use crate::child::Child;
 use crate::protocol::{Event, IdCommand};
+use crate::tools::{MOMENT, lease};
+use crate::world::Issuer;
 
 /// Ids that were issued. What comes twice is named.
 #[derive(Debug, Default)]
@@ -38,6 +43,30 @@ pub(super) async fn numbers(ids: &Ids, count: usize) -> Vec<i64> {
 
 pub(super) async fn number(ids: &Ids) -> i64 {
     ids.next().await.unwrap().number().expect("a number")
+}
+
+/// A handle as soon as there is one: what stands in the way passes.
+pub(super) async fn open_within(s: &Issuer, process: usize, options: &str, limit: Duration) -> Ids {
+    let started = Instant::now();
+    loop {
+        match s.try_open(process, options).await {
+            Ok(ids) => return ids,
+            Err(error) => {
+                assert_ne!(error.retry(), Retry::Never, "{error}");
+                assert!(started.elapsed() < limit, "not open after {limit:?}: {error}");
+            }
+        }
+        sleep(MOMENT).await;
+    }
+}
+
+/// The options of a worker number that there is one of, with a lease that is lost soon, but not on a busy machine.
+pub(super) fn one_number() -> String {
+    format!("worker_bits=0&datacenter_bits=0&{}", short_lease())
+}
+
+pub(super) fn short_lease() -> String {
+    format!("ttl={}s", 2 * lease().as_secs())
 }
 
 /// A clock that stands still until it is moved, at the time it is.
