@@ -171,13 +171,7 @@ impl CoordChild {
                 let changes = watched.changes.next(Duration::from_millis(wait_ms)).await?;
                 Ok(Event::Holds(changes.len() as u64))
             }
-            CoordCommand::Lock { name, ttl_ms } => {
-                let session = self.coord.session(Duration::from_millis(ttl_ms)).await?;
-                let guard = session.lock(&name).acquire().await?;
-                let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
-                self.lock = Some(guard);
-                Ok(Event::Held(held))
-            }
+            CoordCommand::Lock { name, ttl_ms } => self.lock(&name, Duration::from_millis(ttl_ms)).await,
             CoordCommand::IsHeld => {
                 let guard = self.lock.as_ref().expect("told to lock first");
                 guard.reenter().map(|_| Event::Done)
@@ -189,12 +183,7 @@ impl CoordChild {
                 }
                 Ok(Event::Done)
             }
-            CoordCommand::Increment { key, times } => {
-                for _ in 0..times {
-                    self.increment(&key).await?;
-                }
-                Ok(Event::Done)
-            }
+            CoordCommand::Increment { key, times } => self.count_up(&key, times).await,
             CoordCommand::Register { service, address, ttl_ms } => {
                 let (instance, ttl) = (Instance::new(address), Duration::from_millis(ttl_ms));
                 self.registration = Some(self.coord.register_for(&service, instance, ttl).await?);
@@ -202,6 +191,13 @@ impl CoordChild {
             }
             CoordCommand::Follow { service, count } => self.follow(&service, count).await,
         }
+    }
+
+    async fn lock(&mut self, name: &str, ttl: Duration) -> Result<Event, Error> {
+        let guard = self.coord.session(ttl).await?.lock(name).acquire().await?;
+        let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
+        self.lock = Some(guard);
+        Ok(Event::Held(held))
     }
 
     async fn follow(&self, service: &str, count: usize) -> Result<Event, Error> {
@@ -255,6 +251,13 @@ impl CoordChild {
                 return say(&Event::Held(Held { token, from_ns, until_ns }));
             }
         }
+    }
+
+    async fn count_up(&self, key: &str, times: u64) -> Result<Event, Error> {
+        for _ in 0..times {
+            self.increment(key).await?;
+        }
+        Ok(Event::Done)
     }
 
     async fn increment(&self, key: &str) -> Result<(), Error> {

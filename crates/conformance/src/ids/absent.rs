@@ -10,18 +10,10 @@ use crate::tools::assert_kind;
 use crate::world::Issuer;
 
 /// Checks that `need` is absent, and says how that showed.
-pub(crate) async fn prove(mut s: Issuer, need: Need) -> &'static str {
+pub(crate) async fn prove(s: Issuer, need: Need) -> &'static str {
     match need {
         Need::Rising => falls(&s).await,
-        Need::Durable => {
-            let (_, shared) = clock();
-            let ids = s.at(&shared, "").await.unwrap();
-            let before = draw(&ids, 1).await;
-            ids.close().await;
-            drop((ids, s.coord.take()));
-            assert_eq!(draw(&s.at(&shared, "").await.unwrap(), 1).await, before);
-            "an id comes again once nobody has the engine open"
-        }
+        Need::Durable => forgotten(s).await,
         Need::Shared => shared_by_nobody(&s).await,
         Need::Timed => {
             let (clock, shared) = clock();
@@ -55,6 +47,16 @@ pub(crate) async fn prove(mut s: Issuer, need: Need) -> &'static str {
         Need::Failover => coord::absent::prove(s.into_space(), need).await,
         _ => panic!("{} says nothing about ids", need.name()),
     }
+}
+
+async fn forgotten(mut s: Issuer) -> &'static str {
+    let (_, shared) = clock();
+    let ids = s.at(&shared, "").await.unwrap();
+    let before = draw(&ids, 1).await;
+    ids.close().await;
+    drop((ids, s.coord.take()));
+    assert_eq!(draw(&s.at(&shared, "").await.unwrap(), 1).await, before);
+    "an id comes again once nobody has the engine open"
 }
 
 async fn shared_by_nobody(s: &Issuer) -> &'static str {
