@@ -50,6 +50,7 @@ pub(crate) async fn prove(mut world: World, need: Need) -> &'static str {
         }
         Need::Retention => kept_nothing(&world).await,
         Need::Failover => lost_by_failover(&world).await,
+        _ => panic!("{} says nothing about the bus", need.name()),
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use linchpin::{bus, coord};
 
 use crate::target::Target;
-use crate::world::{Space, World};
+use crate::world::{Issuer, Space, World};
 
 /// One thing that is proven of an engine.
 pub(crate) struct Case {
@@ -22,6 +22,7 @@ pub(crate) struct Case {
 pub(crate) enum Run {
     Bus(fn(World) -> BoxFuture<'static, ()>),
     Coord(fn(Space) -> BoxFuture<'static, ()>),
+    Ids(fn(Issuer) -> BoxFuture<'static, ()>),
 }
 
 impl Case {
@@ -30,16 +31,18 @@ impl Case {
         match self.run {
             Run::Bus(_) => "bus",
             Run::Coord(_) => "coord",
+            Run::Ids(_) => "ids",
         }
     }
 
     /// Whether there is such a cell.
     pub(crate) fn fits(&self, target: &Target) -> bool {
-        let url = match self.run {
-            Run::Bus(_) => target.bus,
-            Run::Coord(_) => target.coord,
+        let has_it = match self.run {
+            Run::Bus(_) => target.bus.is_some(),
+            Run::Coord(_) => target.coord.is_some(),
+            Run::Ids(_) => target.ids.is_some(),
         };
-        url.is_some() && self.class.fits(target)
+        has_it && self.class.fits(target)
     }
 }
 
@@ -97,7 +100,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// One of the facts in the `Caps` of a capability.
+/// One of the facts in the `Caps` of a capability, or what can be said of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     Durable,
@@ -112,10 +115,23 @@ pub(crate) enum Need {
     Retention,
     Offsets,
     Failover,
+    /// Of one handle, each id is larger than the one before.
+    Rising,
+    /// An id tells when it was made.
+    Timed,
+    /// Worker numbers are leased through coordination.
+    Leased,
+    /// The time of the last ids is in a file.
+    Filed,
+    /// They are the numbers of a counter, one of several.
+    Counted,
+    /// The counter is a row of a table that other programs use, too.
+    Tabled,
 }
 
 impl Need {
-    pub(crate) const ALL: [Self; 12] = [
+    /// Those of the bus.
+    pub(crate) const OF_THE_BUS: [Self; 12] = [
         Self::Durable,
         Self::Shared,
         Self::Groups,
@@ -145,6 +161,12 @@ impl Need {
             Self::Retention => "retention",
             Self::Offsets => "offsets",
             Self::Failover => "failover",
+            Self::Rising => "rising",
+            Self::Timed => "timed",
+            Self::Leased => "leased",
+            Self::Filed => "filed",
+            Self::Counted => "counted",
+            Self::Tabled => "tabled",
         }
     }
 
@@ -162,6 +184,7 @@ impl Need {
             Self::Retention => caps.retention,
             Self::Offsets => caps.offsets,
             Self::Failover => caps.failover,
+            _ => panic!("{} says nothing about the bus", self.name()),
         }
     }
 

@@ -107,6 +107,34 @@ pub enum CoordCommand {
         /// How often.
         times: u64,
     },
+    /// Register an instance, and keep it registered: [`Event::Done`].
+    Register {
+        /// The service.
+        service: String,
+        /// Where the instance is called.
+        address: String,
+        /// How long its lease is, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Follow a service until so many of its instances take calls: [`Event::Holds`].
+    Follow {
+        /// The service.
+        service: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+/// What a child is told that has ids open.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum IdCommand {
+    /// Draw so many, now one by one, now several at a time: [`Event::Ids`] or [`Event::Failed`].
+    Draw {
+        /// How many.
+        count: usize,
+    },
+    /// Draw for ever: an [`Event::Ids`] for every batch. What fails is tried again.
+    DrawForever,
 }
 
 /// What the child answers on its standard output.
@@ -127,6 +155,8 @@ pub enum Event {
     Stored(Vec<(u64, u32, Option<u64>)>),
     /// Messages in a topic, keys under a prefix, or changes.
     Holds(u64),
+    /// Ids, as they print.
+    Ids(Vec<String>),
     /// A lock was held.
     Held(Held),
     /// A key was written.

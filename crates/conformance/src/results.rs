@@ -14,13 +14,13 @@ pub struct Results {
 /// One cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Row {
-    /// What the case is about: `bus`.
+    /// What the case is about: `bus`, `coord` or `ids`.
     pub capability: String,
     /// The engine.
     pub target: String,
     /// The case.
     pub case: String,
-    /// `basic`, `race`, `fault` or `timing`.
+    /// What makes it hard: `basic`, `race`, `fault`, `timing`, `outage`, `cut` or `failover`.
     pub class: String,
     /// What came of it.
     pub outcome: Outcome,

@@ -135,12 +135,26 @@ impl Victim {
 
     /// Closes every connection, and every new one.
     pub(crate) fn cut(&self) {
-        self.link.as_ref().expect("only where all traffic goes through one address").cut();
+        self.link().cut();
     }
 
     /// Lets new connections through again.
     pub(crate) fn mend(&self) {
-        self.link.as_ref().expect("only where all traffic goes through one address").mend();
+        self.link().mend();
+    }
+
+    /// The next request that contains this is carried out, and its answer lost with the connection.
+    pub(crate) fn lose_an_answer(&self, request: &str) {
+        self.link().lose_answer(request.as_bytes());
+    }
+
+    /// Whether the answer was lost.
+    pub(crate) fn was_answer_lost(&self) -> bool {
+        self.link().has_lost()
+    }
+
+    fn link(&self) -> &Link {
+        self.link.as_ref().expect("only where all traffic goes through one address")
     }
 
     /// How many servers it is made of.

@@ -17,8 +17,8 @@ use crate::case::{Case, Class, Need, Run};
 use crate::results::{Caught, Outcome, Results, Row};
 use crate::target::{TARGETS, Target};
 use crate::tools::set_lease;
-use crate::world::{Space, World};
-use crate::{absent, broken, bus, coord, server};
+use crate::world::{Issuer, SOUND, Space, World};
+use crate::{absent, broken, bus, coord, ids, server};
 
 /// How long a case may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,10 +51,12 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
             trials.push(cell(case, target, child, &book));
         }
     }
-    trials.extend(BROKEN.iter().chain(coord::BROKEN).map(|broken| catch(broken, child, &book)));
+    let broken = BROKEN.iter().chain(coord::BROKEN).chain(ids::BROKEN);
+    trials.extend(broken.map(|broken| catch(broken, child, &book)));
     // Nothing fails over on the memory engine.
-    let needs = Need::ALL.into_iter().filter(|need| *need != Need::Failover);
+    let needs = Need::OF_THE_BUS.into_iter().filter(|need| *need != Need::Failover);
     trials.extend(needs.map(|need| understated(need, child)));
+    trials.extend(ids::UNDERSTATED.iter().map(|(need, on)| understated_ids(*need, on, child)));
     let conclusion = libtest_mimic::run(&args, trials);
     server::stop_all();
     if !args.list {
@@ -66,11 +68,16 @@ pub fn run(child: &'static str, results: &Path) -> ExitCode {
     conclusion.exit_code()
 }
 
+fn cases() -> impl Iterator<Item = &'static Case> {
+    bus::CASES.iter().chain(coord::CASES).chain(ids::CASES)
+}
+
+fn targets() -> impl Iterator<Item = &'static Target> {
+    TARGETS.iter().chain(ids::TARGETS)
+}
+
 fn cells() -> impl Iterator<Item = (&'static Case, &'static Target)> {
-    let all = bus::CASES
-        .iter()
-        .chain(coord::CASES)
-        .flat_map(|case| TARGETS.iter().map(move |target| (case, target)));
+    let all = cases().flat_map(|case| targets().map(move |target| (case, target)));
     all.filter(|(case, target)| case.fits(target))
 }
 
@@ -166,19 +173,31 @@ async fn judge(case: &Case, target: &'static Target, child: &'static str) -> Res
                 Some(need) => (need, coord::absent::prove(space, need).await),
             }
         }
+        Run::Ids(run) => {
+            let issuer = Issuer::make(target, case.class, child, &SOUND).await;
+            let can = issuer.source.can;
+            match unmet(&|need| can.contains(&need)) {
+                None => {
+                    run(issuer).await;
+                    return Ok(());
+                }
+                Some(need) => (need, ids::absent::prove(issuer, need).await),
+            }
+        }
     };
     Err(format!("not {}: {proof}", need.name()))
 }
 
-/// The named case passes on the sound memory engine and fails on the broken one.
+/// The named case passes on the sound engine and fails on the broken one.
 fn catch(broken: &'static Broken, child: &'static str, book: &Book) -> Trial {
     let book = book.clone();
     let trial = Trial::test(format!("broken::{}", broken.name), move || {
-        let mut cases = bus::CASES.iter().chain(coord::CASES);
-        let case = cases.find(|case| case.name == broken.caught_by && broken.wrap.fits(case));
+        let case = cases().find(|case| case.name == broken.caught_by && broken.wrap.fits(case));
         let case = case.ok_or_else(|| format!("no case is named {}", broken.caught_by))?;
-        on_memory(case, child, Wrap::None).map_err(|e| format!("the sound engine fails: {e}"))?;
-        if on_memory(case, child, broken.wrap).is_ok() {
+        let target = targets().find(|target| target.name == broken.on && case.fits(target));
+        let target = target.ok_or_else(|| format!("it isn't tried on {}", broken.on))?;
+        alone(case, target, child, Wrap::None).map_err(|e| format!("the sound engine fails: {e}"))?;
+        if alone(case, target, child, broken.wrap).is_ok() {
             return Err(format!("{} doesn't see it", case.name).into());
         }
         let caught = Caught { engine: broken.name.into(), caught_by: case.name.into() };
@@ -206,11 +225,33 @@ fn understated(need: Need, child: &'static str) -> Trial {
     trial.with_kind("broken")
 }
 
-fn on_memory(case: &'static Case, child: &'static str, wrap: Wrap) -> Result<(), String> {
+/// The same for what can be said of ids.
+fn understated_ids(need: Need, on: &'static str, child: &'static str) -> Trial {
+    let trial = Trial::test(format!("broken::hides_that_ids_are_{}", need.name()), move || {
+        let target = ids::TARGETS.iter().find(|target| target.name == on).ok_or("no such target")?;
+        let check = async move {
+            ids::absent::prove(Issuer::make(target, Class::Basic, child, &SOUND).await, need).await
+        };
+        match attempt(real(target.lease), DEADLINE, check) {
+            Ok(proof) => Err(format!("passed for absent: {proof}").into()),
+            Err(_) => Ok(()),
+        }
+    });
+    trial.with_kind("broken")
+}
+
+/// On a target that lives in this process, in no time.
+fn alone(
+    case: &'static Case,
+    target: &'static Target,
+    child: &'static str,
+    wrap: Wrap,
+) -> Result<(), String> {
     attempt(paused(), DEADLINE, async move {
         match case.run {
-            Run::Bus(run) => run(World::open(&TARGETS[0], case.class, child, wrap.bus()).await).await,
-            Run::Coord(run) => run(Space::open(&TARGETS[0], case.class, child, wrap.coord()).await).await,
+            Run::Bus(run) => run(World::open(target, case.class, child, wrap.bus()).await).await,
+            Run::Coord(run) => run(Space::open(target, case.class, child, wrap.coord()).await).await,
+            Run::Ids(run) => run(Issuer::make(target, case.class, child, wrap.ids()).await).await,
         }
     })
 }

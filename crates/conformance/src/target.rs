@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::case::Need;
+
 /// One engine, in one way of running it.
 pub(crate) struct Target {
     /// As it is called in the matrix.
@@ -18,6 +20,18 @@ pub(crate) struct Target {
     /// URLs for one cell of each capability, on which the cell has the engine to itself; `None` where it has no such mapping.
     pub(crate) bus: Option<MakeUrl>,
     pub(crate) coord: Option<MakeUrl>,
+    pub(crate) ids: Option<Source>,
+}
+
+/// A way to get ids.
+pub(crate) struct Source {
+    /// Where they come from; of leased worker numbers, the URL of the coordination they are leased from. `{n}` stands for the
+    /// number of the process.
+    pub(crate) url: MakeUrl,
+    /// What can be said of them. They have no `Caps`: a URL of another kind is another promise.
+    pub(crate) can: &'static [Need],
+    /// What passes to the server when numbers are taken for good.
+    pub(crate) commit: &'static str,
 }
 
 pub(crate) type MakeUrl = fn(&Place<'_>) -> String;
@@ -34,26 +48,32 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// The server's URL under this scheme, with one more option.
-    fn with(&self, scheme: &str, option: &str) -> String {
+    pub(crate) fn with(&self, scheme: &str, option: &str) -> String {
         let (_, rest) = self.server.split_once("://").unwrap();
         let mark = if rest.contains('?') { '&' } else { '?' };
         format!("{scheme}://{rest}{mark}{option}")
     }
 
     /// The server's URL under this scheme, and a prefix that keeps cells apart.
-    fn prefixed(&self, scheme: &str) -> String {
+    pub(crate) fn prefixed(&self, scheme: &str) -> String {
         self.with(scheme, &format!("prefix={}-", self.cell))
     }
 
     /// The server's URL, and a database that keeps cells apart.
-    fn database(&self) -> String {
+    pub(crate) fn database(&self) -> String {
         let (url, options) = self.server.split_once('?').unwrap_or((self.server, ""));
         let (server, _) = url.rsplit_once('/').unwrap();
         format!("{server}/{}?{options}", self.cell)
     }
+
+    /// The server's URL, and a path that keeps cells apart.
+    pub(crate) fn path(&self) -> String {
+        let (url, options) = self.server.split_once('?').unwrap_or((self.server, ""));
+        format!("{url}/{}?{options}", self.cell)
+    }
 }
 
-const EMBEDDED: Target = Target {
+pub(crate) const EMBEDDED: Target = Target {
     name: "",
     server: None,
     cluster: None,
@@ -61,10 +81,11 @@ const EMBEDDED: Target = Target {
     lease: Duration::from_secs(1),
     bus: None,
     coord: None,
+    ids: None,
 };
-const SERVER: Target = Target { one_address: true, ..EMBEDDED };
+pub(crate) const SERVER: Target = Target { one_address: true, ..EMBEDDED };
 
-/// Every target.
+/// Every target of the bus and of coordination.
 pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "memory",
@@ -152,7 +173,7 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "zookeeper",
         server: Some("zookeeper"),
         cluster: Some("zookeeper-3"),
-        coord: Some(|place| format!("{}/{}", place.server, place.cell)),
+        coord: Some(|place| place.path()),
         ..SERVER
     },
 ];

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use linchpin::bus::{Bus, TopicOptions};
-use linchpin::{Coord, Open};
+use linchpin::time::SharedClock;
+use linchpin::{Coord, ENGINES, Ids, Open, Scheme};
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use crate::case::Class;
+use crate::case::{Class, Need};
 use crate::child::Child;
 use crate::server::{self, Victim};
-use crate::target::{MakeUrl, Place, Target};
+use crate::target::{MakeUrl, Place, Source, Target};
 
 /// How long requests may take where servers die: what waits for the dead is to be told soon.
 const TIMEOUT: &str = "timeout=3s";
@@ -22,7 +23,7 @@ pub(crate) struct Ground {
     url: String,
     child: &'static str,
     victim: Option<Victim>,
-    _dir: Arc<TempDir>,
+    dir: Arc<TempDir>,
 }
 
 impl Ground {
@@ -36,19 +37,15 @@ impl Ground {
             None => None,
         };
         let server = match (&victim, target.server) {
-            (Some(victim), _) => victim.url(),
+            (Some(victim), _) => add(&victim.url(), TIMEOUT),
             (None, Some(engine)) => {
                 spawn_blocking(move || server::shared(engine)).await.unwrap().url().to_owned()
             }
             (None, None) => String::new(),
         };
         let place = Place { dir: Path::new(dir.path()), cell: &cell(), server: &server };
-        let mut url = url.expect("only cells that there are")(&place);
-        if victim.is_some() {
-            url += if url.contains('?') { "&" } else { "?" };
-            url += TIMEOUT;
-        }
-        Self { url, child, victim, _dir: Arc::new(dir) }
+        let url = url.expect("only cells that there are")(&place);
+        Self { url, child, victim, dir: Arc::new(dir) }
     }
 
     fn server(&self) -> &Victim {
@@ -143,6 +140,105 @@ impl Space {
     pub(crate) async fn child(&self) -> Child {
         Child::start(self.ground.child, "coord", &self.ground.url).await
     }
+}
+
+/// What issues ids that are the case's alone.
+pub(crate) struct Issuer {
+    pub(crate) source: &'static Source,
+    /// What worker numbers are leased from. Open all the time: one in memory lives as long as somebody has it open.
+    pub(crate) coord: Option<Coord>,
+    ground: Ground,
+    tamper: &'static Tamper,
+}
+
+/// How a fault gets into ids: another table of engines, or another URL.
+#[derive(Debug)]
+pub(crate) struct Tamper {
+    pub(crate) schemes: &'static [Scheme],
+    pub(crate) url: fn(String) -> String,
+}
+
+/// Without a fault.
+pub(crate) static SOUND: Tamper = Tamper { schemes: ENGINES, url: |url| url };
+
+impl Issuer {
+    /// Makes room on `target` for a case of this class.
+    pub(crate) async fn make(
+        target: &'static Target,
+        class: Class,
+        child: &'static str,
+        tamper: &'static Tamper,
+    ) -> Self {
+        let source = target.ids.as_ref().expect("only cells that there are");
+        let ground = Ground::make(target, Some(source.url), class, child).await;
+        let coord = match source.can.contains(&Need::Leased) {
+            true => Some(Coord::open_with(&ground.url, tamper.schemes).await.unwrap()),
+            false => None,
+        };
+        Self { source, coord, ground, tamper }
+    }
+
+    /// The URL for the process of this number, with more options.
+    pub(crate) fn url(&self, process: usize, options: &str) -> String {
+        let url = match self.source.can.contains(&Need::Leased) {
+            true => format!("snowflake://?coord={}", encoded(&self.ground.url)),
+            false => self.ground.url.replace("{n}", &process.to_string()),
+        };
+        (self.tamper.url)(add(&url, options))
+    }
+
+    /// A handle as the process of this number has it, or why there is none.
+    pub(crate) async fn try_open(&self, process: usize, options: &str) -> linchpin::Result<Ids> {
+        Ids::open_with(&self.url(process, options), self.tamper.schemes).await
+    }
+
+    /// A handle as the process of this number has it.
+    pub(crate) async fn open(&self, process: usize) -> Ids {
+        self.try_open(process, "").await.unwrap()
+    }
+
+    /// The same as the first process, on this clock.
+    pub(crate) async fn at(&self, clock: &SharedClock, options: &str) -> linchpin::Result<Ids> {
+        Ids::open_with_clock(&self.url(0, options), self.tamper.schemes, clock.clone()).await
+    }
+
+    /// Another process, of this number.
+    pub(crate) async fn child(&self, process: usize, options: &str) -> Child {
+        Child::start(self.ground.child, "ids", &self.url(process, options)).await
+    }
+
+    /// The coordination that numbers are leased from, to look at by itself.
+    pub(crate) fn into_space(self) -> Space {
+        let Self { coord, ground, .. } = self;
+        Space { coord: coord.expect("numbers are leased from it"), ground, wrap: |coord| coord }
+    }
+
+    /// A folder of the case's own.
+    pub(crate) fn dir(&self) -> &Path {
+        self.ground.dir.path()
+    }
+
+    /// The server, which is this case's to harm.
+    pub(crate) fn server(&self) -> &Victim {
+        self.ground.server()
+    }
+}
+
+/// The URL with these options, too.
+fn add(url: &str, options: &str) -> String {
+    match options {
+        "" => url.to_owned(),
+        _ => format!("{url}{}{options}", if url.contains('?') { '&' } else { '?' }),
+    }
+}
+
+/// As the value of an option.
+fn encoded(url: &str) -> String {
+    let escaped = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    url.bytes().map(escaped).collect()
 }
 
 /// A name that no other cell of this run has, nor one of another run on the same server.

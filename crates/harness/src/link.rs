@@ -17,6 +17,8 @@ struct State {
     cut: bool,
     closed: bool,
     streams: Vec<TcpStream>,
+    /// The answer to the next request that contains this is lost.
+    lose: Option<Vec<u8>>,
 }
 
 impl Link {
@@ -52,6 +54,18 @@ impl Link {
     pub fn mend(&self) {
         lock(&self.state).cut = false;
     }
+
+    /// The next time a client sends something that contains `request`, the server gets it, and the client loses the
+    /// connection before the answer comes. It is looked for in what arrives at once.
+    pub fn lose_answer(&self, request: &[u8]) {
+        lock(&self.state).lose = Some(request.to_vec());
+    }
+
+    /// Whether there is no answer left to lose.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        lock(&self.state).lose.is_none()
+    }
 }
 
 impl Drop for Link {
@@ -65,7 +79,7 @@ impl Drop for Link {
     }
 }
 
-fn accept(listener: &TcpListener, server: u16, state: &Mutex<State>) {
+fn accept(listener: &TcpListener, server: u16, state: &Arc<Mutex<State>>) {
     for client in listener.incoming() {
         if lock(state).closed {
             return;
@@ -76,27 +90,43 @@ fn accept(listener: &TcpListener, server: u16, state: &Mutex<State>) {
 }
 
 /// Registers the connection under the lock that `cut` takes, so that none slips through.
-fn forward(client: TcpStream, server: u16, state: &Mutex<State>) -> io::Result<()> {
+fn forward(client: TcpStream, server: u16, link: &Arc<Mutex<State>>) -> io::Result<()> {
     let server = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, server)))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let mut state = lock(state);
+    let mut state = lock(link);
     if state.cut || state.closed {
         return Ok(());
     }
     state.streams.retain(|stream| stream.peer_addr().is_ok());
     state.streams.extend([client.try_clone()?, server.try_clone()?]);
     let (back, forth) = ((server.try_clone()?, client.try_clone()?), (client, server));
-    thread::Builder::new().name("link forth".to_owned()).spawn(move || copy(forth))?;
-    thread::Builder::new().name("link back".to_owned()).spawn(move || copy(back))?;
+    let link = Arc::clone(link);
+    thread::Builder::new()
+        .name("link forth".to_owned())
+        .spawn(move || copy(forth, |request| is_to_be_lost(&link, request)))?;
+    thread::Builder::new().name("link back".to_owned()).spawn(move || copy(back, |_| false))?;
     Ok(())
 }
 
-/// Until one side ends; then the other side hears of it.
-fn copy((mut from, mut to): (TcpStream, TcpStream)) {
+/// Whether the client isn't to hear the answer to this.
+fn is_to_be_lost(state: &Mutex<State>, request: &[u8]) -> bool {
+    let mut state = lock(state);
+    let has_it = |lose: &mut Vec<u8>| request.windows(lose.len().max(1)).any(|part| part == lose.as_slice());
+    state.lose.take_if(has_it).is_some()
+}
+
+/// Until one side ends; then the other side hears of it. After what `is_last` says nothing passes, either way.
+fn copy((mut from, mut to): (TcpStream, TcpStream), is_last: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        if buffer.get(..read).is_none_or(|bytes| to.write_all(bytes).is_err()) {
+        let Some(bytes) = buffer.get(..read) else { break };
+        let last = is_last(bytes);
+        if last {
+            // First: no answer is faster than this.
+            let _ = from.shutdown(Shutdown::Both);
+        }
+        if to.write_all(bytes).is_err() || last {
             break;
         }
     }
@@ -123,7 +153,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                thread::spawn(move || copy((stream.try_clone().unwrap(), stream)));
+                thread::spawn(move || copy((stream.try_clone().unwrap(), stream), |_| false));
             }
         });
         port
@@ -148,5 +178,23 @@ mod tests {
         let mut after = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).unwrap();
         assert!(echoes(&mut after));
         assert!(!echoes(&mut before));
+    }
+
+    #[test]
+    fn one_answer_is_lost_with_its_connection_and_the_request_is_not() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let link = Link::to(listener.local_addr().unwrap().port()).unwrap();
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        link.lose_answer(b"COMMIT");
+        client.write_all(b"UPDATE").unwrap();
+        let mut asked = [0; 6];
+        server.read_exact(&mut asked).unwrap();
+        assert!(!link.has_lost());
+        client.write_all(b"COMMIT").unwrap();
+        server.read_exact(&mut asked).unwrap();
+        assert_eq!((&asked, link.has_lost()), (b"COMMIT", true));
+        let _ = server.write_all(b"done");
+        assert!(!matches!(client.read(&mut asked), Ok(1..)), "the answer is lost");
     }
 }

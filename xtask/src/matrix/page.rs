@@ -16,7 +16,7 @@ freezes and restarts, with nothing in between that would retry.
 |:-:|---|
 | ✓ | **pass**: proven on this engine |
 | ✗ | **fail**: it doesn't keep this |
-| – | **declared absent**: its capabilities say it can't, and a check of its own proves that it really can't |
+| – | **declared absent**: it says that it can't, and a check of its own proves that it really can't |
 | ? | **not run** |
 |   | no such cell: an embedded engine has no server to kill, and one server no other to take over |
 
@@ -24,7 +24,7 @@ freezes and restarts, with nothing in between that would retry.
 
 const BROKEN: &str = "## The suite is under test too
 
-Each of these engines is the memory engine with one fault. The case beside it fails on it, and passes without the fault.
+Each of these is a sound engine with one fault. The case beside it fails on it, and passes without the fault.
 
 | broken engine | caught by |
 |---|---|

@@ -9,7 +9,7 @@ use crate::Failure;
 
 const BEGIN: &str = "<!-- matrix:begin -->\n";
 const LEGEND: &str = "
-Cases: ✓ pass · ✗ fail · – declared absent: the engine's `caps()` say no, and a check proves that it can't · ? not run.
+Cases: ✓ pass · ✗ fail · – declared absent: the engine says no, and a check proves that it can't · ? not run.
 ";
 const END: &str = "<!-- matrix:end -->\n";
 

@@ -11,9 +11,9 @@ use std::io::Write;
 use std::time::Duration;
 
 use linchpin::bus::{Bus, Message, PublishOptions, Receipt, Settle, Subscription};
-use linchpin::coord::{Coord, LeaseId, LockGuard, Session, When};
-use linchpin::{Error, Kind, Open};
-use linchpin_conformance::protocol::{Command, CoordCommand, Event, Held, join_options};
+use linchpin::coord::{Coord, Instance, LeaseId, LockGuard, Registration, Session, When};
+use linchpin::{Error, Ids, Kind, Open};
+use linchpin_conformance::protocol::{Command, CoordCommand, Event, Held, IdCommand, join_options};
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -28,8 +28,12 @@ async fn main() {
             obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
         }
         "coord" => {
-            let mut child = CoordChild { coord: Coord::open(&url).await.unwrap(), lease: None, lock: None };
+            let mut child = CoordChild::new(Coord::open(&url).await.unwrap());
             obey_all(async |line| child.obey(serde_json::from_str(line).unwrap()).await).await;
+        }
+        "ids" => {
+            let ids = Ids::open(&url).await.unwrap();
+            obey_all(async |line| draw_as_told(&ids, serde_json::from_str(line).unwrap()).await).await;
         }
         other => panic!("no child plays {other}"),
     }
@@ -113,10 +117,33 @@ impl Child {
     }
 }
 
+async fn draw_as_told(ids: &Ids, command: IdCommand) -> Result<Event, Error> {
+    match command {
+        IdCommand::Draw { count } => draw(ids, count).await.map(Event::Ids),
+        IdCommand::DrawForever => loop {
+            match draw(ids, 7).await {
+                Ok(drawn) => say(&Event::Ids(drawn)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        },
+    }
+}
+
+/// One, and then as many as there are already.
+async fn draw(ids: &Ids, count: usize) -> Result<Vec<String>, Error> {
+    let mut drawn = vec![ids.next().await?.to_string()];
+    while drawn.len() < count {
+        let some = drawn.len().min(count - drawn.len()).min(100);
+        drawn.extend(ids.next_n(some).await?.map(|id| id.to_string()));
+    }
+    Ok(drawn)
+}
+
 struct CoordChild {
     coord: Coord,
     lease: Option<LeaseId>,
     lock: Option<LockGuard>,
+    registration: Option<Registration>,
 }
 
 /// The machine's monotonic clock, the same in every process.
@@ -125,6 +152,10 @@ fn now_ns() -> i64 {
 }
 
 impl CoordChild {
+    fn new(coord: Coord) -> Self {
+        Self { coord, lease: None, lock: None, registration: None }
+    }
+
     async fn obey(&mut self, command: CoordCommand) -> Result<Event, Error> {
         match command {
             CoordCommand::Hold { key, ttl_ms } => self.hold(&key, Duration::from_millis(ttl_ms)).await,
@@ -140,13 +171,7 @@ impl CoordChild {
                 let changes = watched.changes.next(Duration::from_millis(wait_ms)).await?;
                 Ok(Event::Holds(changes.len() as u64))
             }
-            CoordCommand::Lock { name, ttl_ms } => {
-                let session = self.coord.session(Duration::from_millis(ttl_ms)).await?;
-                let guard = session.lock(&name).acquire().await?;
-                let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
-                self.lock = Some(guard);
-                Ok(Event::Held(held))
-            }
+            CoordCommand::Lock { name, ttl_ms } => self.lock(&name, Duration::from_millis(ttl_ms)).await,
             CoordCommand::IsHeld => {
                 let guard = self.lock.as_ref().expect("told to lock first");
                 guard.reenter().map(|_| Event::Done)
@@ -158,13 +183,29 @@ impl CoordChild {
                 }
                 Ok(Event::Done)
             }
-            CoordCommand::Increment { key, times } => {
-                for _ in 0..times {
-                    self.increment(&key).await?;
-                }
+            CoordCommand::Increment { key, times } => self.count_up(&key, times).await,
+            CoordCommand::Register { service, address, ttl_ms } => {
+                let (instance, ttl) = (Instance::new(address), Duration::from_millis(ttl_ms));
+                self.registration = Some(self.coord.register_for(&service, instance, ttl).await?);
                 Ok(Event::Done)
             }
+            CoordCommand::Follow { service, count } => self.follow(&service, count).await,
         }
+    }
+
+    async fn lock(&mut self, name: &str, ttl: Duration) -> Result<Event, Error> {
+        let guard = self.coord.session(ttl).await?.lock(name).acquire().await?;
+        let held = Held { token: guard.token().0, from_ns: now_ns(), until_ns: now_ns() };
+        self.lock = Some(guard);
+        Ok(Event::Held(held))
+    }
+
+    async fn follow(&self, service: &str, count: usize) -> Result<Event, Error> {
+        let mut endpoints = self.coord.endpoints(service).await?;
+        while endpoints.list().len() != count {
+            endpoints.changed().await;
+        }
+        Ok(Event::Holds(count as u64))
     }
 
     async fn hold(&mut self, key: &str, ttl: Duration) -> Result<Event, Error> {
@@ -210,6 +251,13 @@ impl CoordChild {
                 return say(&Event::Held(Held { token, from_ns, until_ns }));
             }
         }
+    }
+
+    async fn count_up(&self, key: &str, times: u64) -> Result<Event, Error> {
+        for _ in 0..times {
+            self.increment(key).await?;
+        }
+        Ok(Event::Done)
     }
 
     async fn increment(&self, key: &str) -> Result<(), Error> {

@@ -8,15 +8,18 @@ mod settling;
 use linchpin::{Bus, Coord};
 
 use crate::case::{Case, Run};
+use crate::world::{SOUND, Tamper};
 
 pub(crate) use engines::understate;
 
-/// A memory bus with one fault.
+/// A sound engine with one fault.
 pub(crate) struct Broken {
     /// What it does wrong.
     pub(crate) name: &'static str,
     /// The case that must fail on it.
     pub(crate) caught_by: &'static str,
+    /// The target that is sound without it. It needs no server.
+    pub(crate) on: &'static str,
     pub(crate) wrap: Wrap,
 }
 
@@ -27,11 +30,15 @@ pub(crate) enum Wrap {
     None,
     Bus(fn(Bus) -> Bus),
     Coord(fn(Coord) -> Coord),
+    Ids(&'static Tamper),
 }
 
 impl Wrap {
     pub(crate) fn fits(self, case: &Case) -> bool {
-        matches!((self, case.run), (Self::Bus(_), Run::Bus(_)) | (Self::Coord(_), Run::Coord(_)))
+        matches!(
+            (self, case.run),
+            (Self::Bus(_), Run::Bus(_)) | (Self::Coord(_), Run::Coord(_)) | (Self::Ids(_), Run::Ids(_))
+        )
     }
 
     pub(crate) fn bus(self) -> fn(Bus) -> Bus {
@@ -41,11 +48,20 @@ impl Wrap {
     pub(crate) fn coord(self) -> fn(Coord) -> Coord {
         if let Self::Coord(wrap) = self { wrap } else { |coord| coord }
     }
+
+    pub(crate) fn ids(self) -> &'static Tamper {
+        if let Self::Ids(tamper) = self { tamper } else { &SOUND }
+    }
 }
 
 macro_rules! broken {
     ($($name:ident: $case:ident <= $wrap:expr;)*) => {
-        &[$(Broken { name: stringify!($name), caught_by: stringify!($case), wrap: Wrap::Bus($wrap) }),*]
+        &[$(Broken {
+            name: stringify!($name),
+            caught_by: stringify!($case),
+            on: "memory",
+            wrap: Wrap::Bus($wrap),
+        }),*]
     };
 }
 

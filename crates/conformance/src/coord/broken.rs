@@ -25,22 +25,64 @@ pub(super) enum Fault {
     HidesDeletes,
     TakesAnyKey,
     WritesWithoutLease,
+    CountsAnew,
+    SwapsNeighbours,
+    DeletesAnother,
+    RenewsTheDead,
 }
 
 /// The engine with this fault.
 pub(super) fn with(coord: Coord, fault: Fault) -> Coord {
-    Coord::new(Arc::new(Faulty { inner: coord.engine().clone(), fault }))
+    Coord::new(Arc::new(Faulty { inner: coord.engine().clone(), fault, base: Arc::default() }))
 }
 
 #[derive(Debug)]
 struct Faulty {
     inner: Arc<dyn CoordEngine>,
     fault: Fault,
+    /// Where revisions of locks began anew.
+    base: Arc<AtomicU64>,
 }
+
+/// What only keys of locks suffer from.
+const LOCKS: &str = "lock/";
 
 impl Faulty {
     fn has(&self, fault: Fault) -> bool {
         self.fault == fault
+    }
+
+    /// The revision of a key as it is shown.
+    fn shown(&self, key: &str, rev: Rev) -> Rev {
+        shown(self.fault, self.base.load(Ordering::SeqCst), key, rev)
+    }
+
+    fn show(&self, mut entry: Entry) -> Entry {
+        (entry.created, entry.rev) =
+            (self.shown(&entry.key, entry.created), self.shown(&entry.key, entry.rev));
+        entry
+    }
+
+    /// After a key of a lock was deleted, or wasn't there to delete.
+    async fn deleted(&self, key: &str, was_there: bool) -> Result<()> {
+        let line = self.inner.list(LOCKS, None, 1).await?;
+        if self.has(Fault::CountsAnew) && was_there && line.is_empty() {
+            let last = self.inner.put("count", Bytes::new(), When::Always, None).await?;
+            self.base.store(last.0, Ordering::SeqCst);
+        }
+        let another = line.first().filter(|_| self.has(Fault::DeletesAnother) && !was_there);
+        if let Some(another) = another.filter(|_| key.starts_with(LOCKS)) {
+            self.inner.delete(&another.key, When::Always).await?;
+        }
+        Ok(())
+    }
+}
+
+fn shown(fault: Fault, base: u64, key: &str, rev: Rev) -> Rev {
+    match fault {
+        Fault::CountsAnew if key.starts_with(LOCKS) => Rev(rev.0 - base),
+        Fault::SwapsNeighbours if key.starts_with(LOCKS) => Rev(((rev.0 + 1) ^ 1) - 1),
+        _ => rev,
     }
 }
 
@@ -55,7 +97,7 @@ impl CoordEngine for Faulty {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        match self.inner.get(key).await {
+        match self.inner.get(key).await.map(|entry| entry.map(|entry| self.show(entry))) {
             Err(e) if e.kind() == Kind::Invalid && self.has(Fault::TakesAnyKey) => Ok(None),
             other => other,
         }
@@ -70,7 +112,7 @@ impl CoordEngine for Faulty {
         if self.has(Fault::ListsBackwards) {
             entries.reverse();
         }
-        Ok(entries)
+        Ok(entries.into_iter().map(|entry| self.show(entry)).collect())
     }
 
     async fn put(&self, key: &str, value: Bytes, when: When, lease: Option<&LeaseId>) -> Result<Rev> {
@@ -86,12 +128,17 @@ impl CoordEngine for Faulty {
             }
             other => other,
         };
-        done.map(|rev| if self.has(Fault::RepeatsRevision) { Rev(rev.0.saturating_sub(1) / 2) } else { rev })
+        let half = |rev: Rev| Rev(rev.0.saturating_sub(1) / 2);
+        done.map(|rev| if self.has(Fault::RepeatsRevision) { half(rev) } else { self.shown(key, rev) })
     }
 
     async fn delete(&self, key: &str, when: When) -> Result<bool> {
         let when = if self.has(Fault::DeletesAnyway) { When::Always } else { when };
-        self.inner.delete(key, when).await
+        let was_there = self.inner.delete(key, when).await?;
+        if matches!(self.fault, Fault::CountsAnew | Fault::DeletesAnother) {
+            self.deleted(key, was_there).await?;
+        }
+        Ok(was_there)
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
@@ -100,7 +147,11 @@ impl CoordEngine for Faulty {
     }
 
     async fn renew(&self, lease: &LeaseId) -> Result<()> {
-        if self.has(Fault::IgnoresRenewal) { Ok(()) } else { self.inner.renew(lease).await }
+        match self.fault {
+            Fault::IgnoresRenewal => Ok(()),
+            Fault::RenewsTheDead => self.inner.renew(lease).await.or(Ok(())),
+            _ => self.inner.renew(lease).await,
+        }
     }
 
     async fn revoke(&self, lease: &LeaseId) -> Result<()> {
@@ -112,7 +163,9 @@ impl CoordEngine for Faulty {
         if self.has(Fault::EmptySnapshot) {
             snapshot.clear();
         }
-        let watch = FaultyWatch { inner: changes, fault: self.fault, told: AtomicU64::new(0) };
+        let snapshot = snapshot.into_iter().map(|entry| self.show(entry)).collect();
+        let (fault, base) = (self.fault, self.base.clone());
+        let watch = FaultyWatch { inner: changes, fault, base, told: AtomicU64::new(0) };
         Ok(Watched { snapshot, changes: Box::new(watch) })
     }
 }
@@ -121,6 +174,7 @@ impl CoordEngine for Faulty {
 struct FaultyWatch {
     inner: Box<dyn Watch>,
     fault: Fault,
+    base: Arc<AtomicU64>,
     told: AtomicU64,
 }
 
@@ -137,6 +191,17 @@ impl Watch for FaultyWatch {
             Fault::HidesDeletes => matches!(change, Change::Put(_)),
             _ => true,
         });
+        let base = self.base.load(Ordering::SeqCst);
+        let show = |key: &str, rev: &mut Rev| *rev = shown(self.fault, base.min(rev.0), key, *rev);
+        for change in &mut changes {
+            match change {
+                Change::Put(Entry { key, created, rev, .. }) => {
+                    show(key, created);
+                    show(key, rev);
+                }
+                Change::Delete { key, rev } => show(key, rev),
+            }
+        }
         Ok(changes)
     }
 }

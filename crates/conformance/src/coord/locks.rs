@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use linchpin::Kind;
-use linchpin::coord::{Coord, Session};
+use linchpin::coord::{Coord, Rev, Session};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -60,6 +60,19 @@ pub(super) async fn a_lock_is_passed_on_in_the_order_of_asking(s: Space) {
         last = *token;
     }
     line_of(&s.coord, 0).await;
+}
+
+pub(super) async fn a_token_rises_whenever_the_lock_is_taken(s: Space) {
+    let (mine, others) = (session(&s.coord).await, session(&s.coord).await);
+    let mut last = Rev(0);
+    for round in 0..6 {
+        let session = if round % 3 == 2 { &others } else { &mine };
+        let guard = session.lock(NAME).acquire().await.unwrap();
+        assert!(guard.token() > last, "{} after {last}, in round {round}", guard.token());
+        last = guard.token();
+        guard.release().await.unwrap();
+        line_of(&s.coord, 0).await;
+    }
 }
 
 pub(super) async fn trying_and_waiting_at_most_leave_nothing(s: Space) {

@@ -9,6 +9,8 @@ mod outage;
 mod processes;
 mod races;
 mod recipes;
+mod registry;
+mod settings;
 mod tools;
 mod watches;
 
@@ -62,6 +64,7 @@ pub(crate) const CASES: &[Case] = cases! {
     watches::fifty_watchers_see_the_same => Race []
 
     locks::a_lock_is_passed_on_in_the_order_of_asking => Race []
+    locks::a_token_rises_whenever_the_lock_is_taken => Basic []
     locks::trying_and_waiting_at_most_leave_nothing => Timing []
     locks::cancelled_waiters_leave_nothing => Race []
     locks::many_contend_and_never_two_hold => Race []
@@ -78,10 +81,23 @@ pub(crate) const CASES: &[Case] = cases! {
     locks::a_holder_is_told_before_a_silent_server_can_pass_it_on => Outage [Durable]
     locks::twenty_processes_contend_while_leaders_are_lost => Failover [Durable Failover]
 
+    registry::a_registration_is_seen_in_another_process => Timing [Shared]
+    registry::an_instance_registers_again => Timing []
+    registry::a_killed_instance_is_gone_after_its_lease => Fault [Shared]
+    registry::many_that_vanish_at_once_are_kept_as_suspects => Timing []
+    registry::the_last_list_stays_while_the_registry_is_gone => Outage [Durable]
+
+    settings::a_setting_is_followed_live => Timing []
+    settings::the_last_good_value_is_kept => Basic []
+    settings::of_many_one_compares_and_sets => Race []
+    settings::a_setting_has_a_history_and_goes_back => Basic []
+    settings::settings_outlast_the_server => Outage [Durable]
+
     processes::keys_and_revisions_survive_a_restart => Fault [Durable]
     processes::another_process_sees_and_is_woken => Timing [Shared]
     processes::a_killed_holder_loses_its_keys => Fault [Shared]
     processes::a_frozen_holder_is_told => Fault [Shared]
+    processes::a_lease_lasts_while_many_processes_write => Race [Shared]
     processes::processes_lose_no_increment => Race [Shared]
 
     outage::increments_survive_kills_of_the_server => Outage [Durable]
@@ -99,6 +115,7 @@ macro_rules! broken {
         &[$(Broken {
             name: stringify!($name),
             caught_by: stringify!($case),
+            on: "memory",
             wrap: Wrap::Coord(|coord| broken::with(coord, broken::Fault::$fault)),
         }),*]
     };
@@ -118,4 +135,10 @@ pub(crate) const BROKEN: &[Broken] = broken! {
     hides_the_end_of_a_lease: a_watch_tells_of_the_end_of_a_lease_in_time <= HidesDeletes;
     takes_any_key: wrong_keys_are_refused <= TakesAnyKey;
     writes_under_a_lease_that_is_gone: an_ended_lease_is_not_found <= WritesWithoutLease;
+    repeats_a_token_after_release: a_token_rises_whenever_the_lock_is_taken <= CountsAnew;
+    passes_a_lock_on_out_of_order: a_lock_is_passed_on_in_the_order_of_asking <= SwapsNeighbours;
+    releases_what_another_holds: nobody_releases_what_another_holds <= DeletesAnother;
+    does_not_tell_that_a_lock_is_lost: nobody_releases_what_another_holds <= RenewsTheDead;
+    hides_that_an_instance_is_gone: an_instance_registers_again <= HidesDeletes;
+    overwrites_a_setting: of_many_one_compares_and_sets <= IgnoresRevision;
 };

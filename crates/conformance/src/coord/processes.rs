@@ -106,3 +106,22 @@ pub(super) async fn processes_lose_no_increment(s: Space) {
     }
     assert_eq!(number(&s.coord, "count").await, 200);
 }
+
+pub(super) async fn a_lease_lasts_while_many_processes_write(s: Space) {
+    let mut children = Vec::new();
+    for n in 0..6 {
+        let mut child = s.child().await;
+        child.tell(&CoordCommand::Increment { key: format!("count/{n}"), times: u64::MAX }).await;
+        children.push(child);
+    }
+    let long = ttl(&s.coord) * 3;
+    let lease = s.coord.engine().grant(long).await.unwrap();
+    let started = Instant::now();
+    lend(&s.coord, "mine", &lease).await.unwrap();
+    while started.elapsed() < long * 2 / 3 {
+        sleep(MOMENT / 2).await;
+        let there = is_there(&s.coord, "mine").await;
+        assert!(there || started.elapsed() >= long, "gone after {:?} of {long:?}", started.elapsed());
+    }
+    assert!(number(&s.coord, "count/0").await > 0, "they wrote meanwhile");
+}

@@ -3,19 +3,20 @@
 use linchpin_core::id::Segment;
 use linchpin_core::{Error, Kind};
 
-use super::counters::is_there;
+use super::counters::{begin_in_schema, is_there};
 use super::dialect::Dialect;
 use super::tx::{Step, Tx};
 use crate::relational::ids::{MAX_BLOCK, no_table};
 
 /// Sees to it that the sequence or table is there.
-pub(super) async fn prepare(tx: &mut Tx, name: &str, create: bool) -> Step<()> {
+pub(super) async fn prepare(tx: &mut Tx, schema: &str, name: &str, create: bool) -> Step<()> {
     if is_there(tx, name).await? {
         return Ok(());
     }
     let quoted = tx.dialect().quoted(name);
     match (create, tx.dialect()) {
         (true, Dialect::Postgres) => {
+            begin_in_schema(tx, schema).await?;
             tx.script(format!("CREATE SEQUENCE IF NOT EXISTS {quoted} AS bigint")).await.map(drop)
         }
         (true, Dialect::MySql) => {

@@ -48,17 +48,9 @@ pub(super) async fn prepare(tx: &mut Tx, schema: &str, options: &IdOptions) -> S
     match tx.dialect() {
         #[cfg(feature = "postgres")]
         Dialect::Postgres => {
-            tx.begin().await?;
-            tx.script(lock(Dialect::Postgres, schema)).await?;
+            begin_in_schema(tx, schema).await?;
             if !is_there(tx, &options.table).await? {
-                let name = Dialect::Postgres.quoted(schema);
-                let create = POSTGRES.replace("{table}", &table);
-                let there = "SELECT count(*) FROM pg_namespace WHERE nspname = ?";
-                let create = match tx.one(there, &[schema.into()]).await?.int(0)? {
-                    0 => format!("CREATE SCHEMA IF NOT EXISTS {name}; {create}"),
-                    _ => create,
-                };
-                tx.script(create).await?;
+                tx.script(POSTGRES.replace("{table}", &table)).await?;
             }
         }
         #[cfg(feature = "mysql")]
@@ -69,6 +61,17 @@ pub(super) async fn prepare(tx: &mut Tx, schema: &str, options: &IdOptions) -> S
         }
         #[cfg(not(all(feature = "postgres", feature = "mysql")))]
         _ => {}
+    }
+    Ok(())
+}
+
+/// Begins the transaction that makes what is missing in PostgreSQL's schema, and the schema itself. Others wait for it.
+pub(super) async fn begin_in_schema(tx: &mut Tx, schema: &str) -> Step<()> {
+    tx.begin().await?;
+    tx.script(lock(Dialect::Postgres, schema)).await?;
+    let there = "SELECT count(*) FROM pg_namespace WHERE nspname = ?";
+    if tx.one(there, &[schema.into()]).await?.int(0)? == 0 {
+        tx.script(format!("CREATE SCHEMA IF NOT EXISTS {}", Dialect::Postgres.quoted(schema))).await?;
     }
     Ok(())
 }

@@ -95,15 +95,15 @@ impl IdEngine for SqlIds {
 async fn prepare(tx: &mut Tx, ask: &Ask) -> Step<()> {
     match ask.options.auto {
         true if ask.name.is_empty() => Ok(()),
-        true => auto::prepare(tx, &ask.name, ask.options.create).await,
+        true => auto::prepare(tx, &ask.schema, &ask.name, ask.options.create).await,
         false => counters::prepare(tx, &ask.schema, &ask.options).await,
     }
 }
 
 async fn take(tx: &mut Tx, ask: &Ask) -> Step<Segment> {
-    let Ask { options, name, count, .. } = ask;
+    let Ask { options, schema, name, count } = ask;
     if options.auto {
-        auto::prepare(tx, name, options.create).await?;
+        auto::prepare(tx, schema, name, options.create).await?;
         tx.begin().await?;
         return auto::take(tx, name, count.unwrap_or(options.step), options.step).await;
     }

@@ -10,7 +10,8 @@ use super::NAME;
 const SAFE: Retry = Retry::Safe { after: Duration::from_millis(100) };
 const LATER: Retry = Retry::Safe { after: Duration::from_secs(1) };
 
-const REACH: &str = "check host and port, and that a majority of the servers is running";
+const REACH: &str = "check host and port, that a majority of the servers is running, and that they take more connections from \
+                     this address: maxClientCnxns, 60 unless set; each lease has one";
 const BUG: &str = "this is a bug; please report it";
 
 /// ZooKeeper's number for what went wrong; 0 is nothing.

@@ -1,8 +1,7 @@
-//! Ids on real engines: tables made here and tables made by others, outages, and answers that get lost.
+//! Ids on real engines: what is of one engine alone. What all of them promise is proven by the conformance suite.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod auto;
-mod outage;
 mod place;
 mod redis;
 mod segments;

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use linchpin_core::id::Ids;
 use linchpin_core::{Error, Kind, Result, Scheme};
-use linchpin_engines::{MYSQL, POSTGRES, REDIS, REDIS_CLUSTER, SQLITE};
+use linchpin_engines::{MYSQL, POSTGRES, REDIS, SQLITE};
 use linchpin_harness::{Running, find};
 
-const SCHEMES: &[Scheme] = &[SQLITE, POSTGRES, MYSQL, REDIS, REDIS_CLUSTER];
+const SCHEMES: &[Scheme] = &[SQLITE, POSTGRES, MYSQL, REDIS];
 
 pub(crate) async fn open(url: &str) -> Result<Ids> {
     Ids::open_with(url, SCHEMES).await
@@ -44,11 +44,6 @@ impl Place {
     pub(crate) fn with(&self, options: &str) -> String {
         let mark = if self.url.contains('?') { '&' } else { '?' };
         format!("{}{mark}{options}", self.url)
-    }
-
-    /// 0 SQLite, 1 PostgreSQL, 2 MySQL.
-    pub(crate) fn kind(&self) -> usize {
-        ["sqlite:", "postgres:", "mysql:"].iter().position(|scheme| self.url.starts_with(scheme)).unwrap()
     }
 
     pub(crate) async fn open(&self, options: &str) -> Result<Ids> {

@@ -38,12 +38,3 @@ async fn counters() {
         said(&open(&place.with(rest)).await.unwrap_err(), Kind::Config, part);
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_counts_too() {
-    let place = Place::new("redis-cluster");
-    for name in ["a", "b", "c"] {
-        let all = race(&place.with(&format!("counter={name}&block=10")), 4, 200).await;
-        assert_eq!(all.first(), Some(&1));
-    }
-}

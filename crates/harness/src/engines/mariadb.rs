@@ -79,7 +79,7 @@ fn server(site: &Site<'_>, id: u32, port: &Port) -> Launch {
         .arg(option("socket", &format!("mariadb-{id}.sock")))
         .arg(option("pid-file", &format!("mariadb-{id}.pid")))
         .words("--log-bin=bin --binlog-format=ROW --gtid-strict-mode=1 --log-slave-updates=1")
-        .words("--skip-name-resolve --local-infile=1")
+        .words("--skip-name-resolve --local-infile=1 --max-connections=500")
         .words(site.unsynced("--innodb-flush-log-at-trx-commit=2 --sync-binlog=0"))
 }
 

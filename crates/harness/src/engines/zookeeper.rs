@@ -39,7 +39,7 @@ fn plan(site: &Site<'_>, count: usize) -> Result<Plan> {
         let number = port.number();
         let settings = format!(
             "tickTime=500\nmaxSessionTimeout=300000\ninitLimit=20\nsyncLimit=10\ndataDir={}\nclientPort={number}\n\
-             clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=*\n{members}",
+             clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=*\nmaxClientCnxns=0\n{members}",
             folder.display()
         );
         let settings = site.file(format!("zoo-{}.cfg", n + 1), &settings)?;
