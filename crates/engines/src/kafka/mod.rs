@@ -43,6 +43,7 @@ mod doctor;
 mod error;
 mod hand;
 mod hub;
+mod leases;
 mod member;
 mod part;
 mod publish;
