@@ -6,8 +6,9 @@ use linchpin_core::Timestamp;
 use linchpin_core::bus::{Delivery, NO_REPLY, Order, Position, Receipt};
 use rdkafka::error::KafkaError;
 
+use super::leases::Lease;
 use super::part::{Part, Staged};
-use super::state::{Flight, Hopeless, State};
+use super::state::{BYTES, Flight, Hopeless, State};
 
 impl State {
     /// Hands out what is written down, and stages what may follow.
@@ -24,7 +25,7 @@ impl State {
         let Some(me) = self.seats.get_mut(&seat) else { return Ok(Vec::new()) };
         me.appetite = max;
         let mut room = max.min(me.room());
-        let (mut out, mut left) = (Vec::new(), 0);
+        let (mut out, mut left, mut lease) = (Vec::new(), 0, None);
         let shares = self.shares(seat, now);
         if self.stage_skipped(seat, &shares, hopeless)? {
             // What the commit brings is handed out with what there is.
@@ -36,12 +37,13 @@ impl State {
                 continue;
             }
             let count = part.staged.iter().take_while(|s| self.commits.is_done(s.version)).count();
-            let ready: Vec<_> = part.staged.drain(..count.min(room)).collect();
+            let ready = part.unload(count.min(room));
             room -= ready.len();
             left += count - ready.len();
-            out.extend(
-                ready.into_iter().filter_map(|staged| self.fly(seat, *n, staged, now)).collect::<Vec<_>>(),
-            );
+            out.reserve(ready.len());
+            for staged in ready {
+                out.extend(self.fly(seat, *n, staged, now, &mut lease));
+            }
         }
         self.turn = self.turn.wrapping_add(1);
         if !out.is_empty()
@@ -49,7 +51,11 @@ impl State {
         {
             me.fed(out.len(), left == 0, now);
         }
-        self.stage(seat, &shares, !out.is_empty(), hopeless)?;
+        match self.stage(seat, &shares, !out.is_empty(), hopeless) {
+            // What is in hand now mustn't wait for its lease to end.
+            Err(error) if !out.is_empty() => tracing::debug!(%error, "the log says"),
+            staged => staged?,
+        }
         Ok(out)
     }
 
@@ -65,8 +71,13 @@ impl State {
         let Some(me) = self.seats.get(&seat) else { return Ok(()) };
         let staged: usize =
             shares.iter().filter_map(|n| self.parts.get(n)).map(|part| part.staged.len()).sum();
-        let most = if ahead { me.appetite.max(me.window) } else { me.appetite };
-        let mut wanted = most.min(me.room()).saturating_sub(staged);
+        // Who has no room left is slow; who has some may be given more by the time it comes back.
+        let most = match me.room() {
+            0 => 0,
+            room if ahead => me.appetite.min(room).max(me.window),
+            room => me.appetite.min(room),
+        };
+        let mut wanted = most.saturating_sub(staged);
         let (max_attempts, version) = (me.options.max_attempts, self.commits.next());
         let clock = Timestamp::now();
         for n in shares {
@@ -127,7 +138,15 @@ impl State {
         mine
     }
 
-    fn fly(&mut self, seat: u64, n: u32, staged: Staged, now: Instant) -> Option<Delivery> {
+    /// Hands a message out, under the lease of those that go with it.
+    fn fly(
+        &mut self,
+        seat: u64,
+        n: u32,
+        staged: Staged,
+        now: Instant,
+        lease: &mut Option<Lease>,
+    ) -> Option<Delivery> {
         let id = self.number();
         let me = self.seats.get_mut(&seat)?;
         let part = self.parts.get_mut(&n)?;
@@ -135,8 +154,7 @@ impl State {
         me.held += 1;
         part.flying += 1;
         let ack_wait = me.options.ack_wait;
-        let deadline = now + ack_wait;
-        self.deadlines.insert((deadline, id));
+        let lease = *lease.insert(self.leases.join(*lease, now + ack_wait, id));
         let (message, time) = (parcel.message.clone(), parcel.time);
         let max_attempts = me.options.max_attempts;
         let (born, settled) = (part.born, false);
@@ -148,7 +166,7 @@ impl State {
             attempt,
             max_attempts,
             ack_wait,
-            deadline,
+            lease,
             parcel,
             settled,
         };
@@ -158,6 +176,9 @@ impl State {
         Some(Delivery { message, position, time, attempt, fence, receipt: Receipt(id) })
     }
 }
+
+/// How many are staged between two looks at the bytes.
+const SOME: usize = 256;
 
 /// Whether `seat` may take from here. A new owner waits until the last one's deliveries are settled or expired, and
 /// gets a larger token: larger than the clock's, so that it rises even if Kafka forgot the group's commits.
@@ -175,7 +196,7 @@ fn own(part: &mut Part, order: Order, seat: u64, now: Timestamp) -> bool {
     true
 }
 
-/// Stages up to `wanted` messages; says how many.
+/// Stages up to `wanted` messages; says how many. Ahead of anybody's asking no more than memory allows.
 #[allow(clippy::too_many_arguments, reason = "one loop, used in one place")]
 fn stage(
     part: &mut Part,
@@ -188,9 +209,34 @@ fn stage(
     hopeless: &mut Vec<Hopeless>,
 ) -> Result<usize, KafkaError> {
     let before = part.staged.len();
+    let mut left = wanted;
+    while left > 0 && !(ahead && part.staged_bytes >= BYTES) {
+        let (some, at) = (left.min(SOME), part.staged.len());
+        stage_some(part, n, some, max_attempts, now, version, ahead, hopeless)?;
+        left -= some;
+        if part.staged.len() - at < some {
+            break;
+        }
+    }
+    Ok(part.staged.len() - before)
+}
+
+/// Stages up to `wanted` messages, whatever their size.
+#[allow(clippy::too_many_arguments, reason = "one loop, used in one place")]
+fn stage_some(
+    part: &mut Part,
+    n: u32,
+    wanted: usize,
+    max_attempts: u32,
+    now: Timestamp,
+    version: u64,
+    ahead: bool,
+    hopeless: &mut Vec<Hopeless>,
+) -> Result<(), KafkaError> {
     let mut taken = part.take(wanted, now)?.into_iter();
     while let Some((offset, parcel)) = taken.next() {
-        let attempts = part.tracker.attempts(offset);
+        let mark = part.tracker.mark(offset);
+        let attempts = mark.attempts;
         if ahead && (attempts > 0 || max_attempts == 1) {
             // Nothing behind it passes it.
             part.skipped |= attempts > 0;
@@ -203,9 +249,8 @@ fn stage(
             hopeless.push(Hopeless { partition: n, born, offset, attempts, reason, parcel });
             continue;
         }
-        let attempt = part.tracker.hold(offset);
-        part.staged.push_back(Staged { offset, attempt, parcel, version });
-        part.dirty = true;
+        let attempt = mark.hold();
+        part.load(Staged { offset, attempt, parcel, version });
     }
-    Ok(part.staged.len() - before)
+    Ok(())
 }

@@ -33,8 +33,11 @@ pub(super) struct Part {
     /// Tells it from the same partition at another time.
     pub(super) born: u64,
     pub(super) tracker: Tracker,
+    order: Order,
     pub(super) gate: Gate<Arc<Parcel>>,
     pub(super) staged: VecDeque<Staged>,
+    /// The bytes of them.
+    pub(super) staged_bytes: usize,
     /// Whose it is under an order.
     pub(super) owner: u64,
     /// Deliveries in hand.
@@ -48,6 +51,8 @@ pub(super) struct Part {
     /// The length of the last commit's text.
     pub(super) written: usize,
     waiting: usize,
+    /// What the log said behind messages that were taken: the next to take is told.
+    failed: Option<KafkaError>,
     queue: Option<PartitionQueue<Context>>,
 }
 
@@ -70,8 +75,10 @@ impl Part {
         Self {
             born,
             tracker,
+            order,
             gate: Gate::new(order),
             staged: VecDeque::new(),
+            staged_bytes: 0,
             owner: 0,
             flying: 0,
             skipped: false,
@@ -79,6 +86,7 @@ impl Part {
             dirty: false,
             written: 0,
             waiting: 0,
+            failed: None,
             queue,
         }
     }
@@ -92,13 +100,22 @@ impl Part {
             // The text of a commit is nearly full: what is known already goes on, one by one.
             return Ok(self.leave(1.min(max), now));
         }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let mut out = self.leave(max, now);
         while out.len() < max && !self.gate.is_shut() && self.waiting < WAITING {
             let wanted = max - out.len();
-            let fetched = self.fetch(wanted)?;
-            out.append(&mut self.leave(wanted, now));
-            if fetched < wanted {
-                break;
+            let fetched = self.fetch(wanted, now, &mut out);
+            out.append(&mut self.leave(max - out.len(), now));
+            match fetched {
+                Ok(fetched) if fetched == wanted => {}
+                Ok(_) => break,
+                Err(error) if out.is_empty() => return Err(error),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
         }
         Ok(out)
@@ -111,8 +128,14 @@ impl Part {
         out
     }
 
-    /// Moves up to `max` records from the log into the gate; says how many there were.
-    fn fetch(&mut self, max: usize) -> Result<usize, KafkaError> {
+    /// Moves up to `max` records from the log into the gate, or past it into `out` if nothing holds them back; says how
+    /// many there were.
+    fn fetch(
+        &mut self,
+        max: usize,
+        now: Timestamp,
+        out: &mut Vec<(u64, Arc<Parcel>)>,
+    ) -> Result<usize, KafkaError> {
         for fetched in 0..max {
             let Some(record) = self.queue.as_ref().and_then(|queue| queue.poll(Duration::ZERO)) else {
                 return Ok(fetched);
@@ -121,9 +144,38 @@ impl Part {
             let place = offset(record.offset());
             let Some(mark) = self.tracker.enter(place) else { continue };
             let parcel = Arc::new(Parcel::read(&record));
-            self.insert(place, from_millis(mark.due.max(parcel.due)), parcel);
+            let due = from_millis(mark.due.max(parcel.due));
+            if due <= now && self.is_open() {
+                out.push((place, parcel));
+            } else {
+                self.insert(place, due, parcel);
+            }
         }
         Ok(max)
+    }
+
+    /// Whether what comes from the log and is due would leave the gate at once: all that is inside isn't due, or behind it.
+    fn is_open(&self) -> bool {
+        match self.order {
+            Order::None => true,
+            Order::Key => false,
+            Order::Partition => self.gate.is_empty(),
+        }
+    }
+
+    /// One more whose hand-out is being written down.
+    pub(super) fn load(&mut self, staged: Staged) {
+        self.staged_bytes += staged.parcel.size();
+        self.staged.push_back(staged);
+        self.dirty = true;
+    }
+
+    /// The first `count` staged.
+    pub(super) fn unload(&mut self, count: usize) -> Vec<Staged> {
+        let out: Vec<_> = self.staged.drain(..count.min(self.staged.len())).collect();
+        let size: usize = out.iter().map(|staged| staged.parcel.size()).sum();
+        self.staged_bytes = self.staged_bytes.saturating_sub(size);
+        out
     }
 
     /// Puts a message in, or back in.
@@ -134,6 +186,7 @@ impl Part {
 
     /// What was staged isn't handed out after all.
     pub(super) fn unstage(&mut self) {
+        self.staged_bytes = 0;
         for staged in std::mem::take(&mut self.staged) {
             self.tracker.unhold(staged.offset);
             self.insert(staged.offset, Timestamp::MIN, staged.parcel);
@@ -147,7 +200,8 @@ impl Part {
         self.tracker = tracker;
         self.gate.drain();
         self.staged.clear();
-        (self.owner, self.flying, self.waiting) = (0, 0, 0);
+        (self.owner, self.flying, self.waiting, self.staged_bytes) = (0, 0, 0, 0);
+        self.failed = None;
         self.dirty = true;
     }
 }

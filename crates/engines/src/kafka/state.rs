@@ -2,7 +2,7 @@
 //!
 //! Everything here happens under one lock and never waits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use linchpin_core::{Error, Kind, Timestamp};
 
 use super::NAME;
 use super::commits::Commits;
+use super::leases::{Lease, Leases};
 use super::part::Part;
 use super::wire::Parcel;
 
@@ -23,7 +24,7 @@ pub(super) struct State {
     pub(super) seats: BTreeMap<u64, Seat>,
     pub(super) commits: Commits,
     pub(super) flights: HashMap<u64, Flight, RandomState>,
-    pub(super) deadlines: BTreeSet<(Instant, u64)>,
+    pub(super) leases: Leases,
     last: u64,
     pub(super) turn: usize,
 }
@@ -40,12 +41,19 @@ pub(super) struct Seat {
     pub(super) appetite: usize,
     /// How many are staged ahead of what is asked for: none, unless its fetches take all there is and come back at once.
     pub(super) window: usize,
-    /// When it was last handed something.
+    /// When it was last handed something, and whether it came back for more at once. The time that a commit takes is not
+    /// its own.
     fed: Instant,
+    quick: bool,
 }
 
-/// The most messages that are staged ahead.
-const AHEAD: usize = 2048;
+/// The most messages that are staged ahead: what a quick consumer handles while a commit is under way.
+const AHEAD: usize = 16_384;
+/// And the most bytes of them in one partition.
+pub(super) const BYTES: usize = 8 << 20;
+/// Who asks for little at a time is staged for by this much, and by half of what it may hold if that is less: what is
+/// staged when its process dies counts as handed out once.
+const LEAST: usize = 2048;
 /// A seat that comes back later than this isn't worth staging ahead for.
 const QUICK: Duration = Duration::from_millis(50);
 
@@ -58,13 +66,20 @@ impl Seat {
         self.options.max_in_flight.saturating_sub(self.held)
     }
 
+    /// It asks for more.
+    fn comes_back(&mut self) {
+        self.quick = self.seen.saturating_duration_since(self.fed) <= QUICK;
+        if !self.quick {
+            self.window = 0;
+        }
+    }
+
     /// After it was handed `count`, which was `all` there was or not: a commit takes its time, so what a quick consumer is
     /// to get by the next one must be under way by then.
     pub(super) fn fed(&mut self, count: usize, all: bool, now: Instant) {
-        if now.saturating_duration_since(self.fed) > QUICK {
-            self.window = 0;
-        } else if all {
-            let most = AHEAD.min(self.options.max_in_flight / 2);
+        if all && self.quick {
+            let half = self.options.max_in_flight / 2;
+            let most = if half < LEAST { half } else { (self.appetite * 16).clamp(LEAST, AHEAD) };
             self.window = (self.window.max(count) * 2).min(most);
         }
         self.fed = now;
@@ -85,7 +100,7 @@ pub(super) struct Flight {
     pub(super) attempt: u32,
     pub(super) max_attempts: u32,
     pub(super) ack_wait: Duration,
-    pub(super) deadline: Instant,
+    pub(super) lease: Lease,
     pub(super) parcel: Arc<Parcel>,
     /// Settled, and the commit that says so isn't through.
     pub(super) settled: bool,
@@ -126,7 +141,7 @@ impl State {
             seats: BTreeMap::new(),
             commits: Commits::default(),
             flights: HashMap::default(),
-            deadlines: BTreeSet::new(),
+            leases: Leases::default(),
             last: 0,
             turn: 0,
         }
@@ -150,7 +165,8 @@ impl State {
     pub(super) fn sit(&mut self, options: &SubscribeOptions) -> u64 {
         let id = self.number();
         let (options, seen) = (options.clone(), Instant::now());
-        let seat = Seat { options, held: 0, seen, waiting: 0, appetite: 1, window: 0, fed: seen };
+        let seat =
+            Seat { options, held: 0, seen, waiting: 0, appetite: 1, window: 0, fed: seen, quick: false };
         self.seats.insert(id, seat);
         id
     }
@@ -160,20 +176,27 @@ impl State {
         if let Some(seat) = self.seats.get_mut(&seat) {
             seat.seen = Instant::now();
             seat.waiting = if begins { seat.waiting + 1 } else { seat.waiting.saturating_sub(1) };
+            if begins {
+                seat.comes_back();
+            }
         }
     }
 
     /// Takes deliveries from those that let their lease run out.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Hopeless> {
         let mut hopeless = Vec::new();
-        while let Some((_, id)) = self.deadlines.first().copied().filter(|(deadline, _)| *deadline <= now) {
-            self.deadlines.pop_first();
-            let Some(flight) = self.land(id) else { continue };
-            self.flights.remove(&id);
-            if flight.attempt >= flight.max_attempts {
-                hopeless.push(flight.hopeless(NO_REPLY.to_owned()));
-            } else {
-                self.put_back(&flight, flight.attempt, Timestamp::MIN);
+        while let Some((lease, ids)) = self.leases.lapsed(now) {
+            for id in ids {
+                if self.flights.get(&id).is_none_or(|flight| flight.lease != lease) {
+                    continue;
+                }
+                let Some(flight) = self.land(id) else { continue };
+                self.flights.remove(&id);
+                if flight.attempt >= flight.max_attempts {
+                    hopeless.push(flight.hopeless(NO_REPLY.to_owned()));
+                } else {
+                    self.put_back(&flight, flight.attempt, Timestamp::MIN);
+                }
             }
         }
         hopeless
@@ -182,7 +205,7 @@ impl State {
     /// Takes a flight out of its member's hand; its entry stays.
     fn land(&mut self, id: u64) -> Option<Landed> {
         let flight = self.flights.get_mut(&id).filter(|flight| !flight.settled)?;
-        self.deadlines.remove(&(flight.deadline, id));
+        self.leases.end(flight.lease);
         flight.settled = true;
         let landed = flight.landed();
         if let Some(seat) = self.seats.get_mut(&flight.seat) {
@@ -240,9 +263,8 @@ impl State {
         let attempt = flight.attempt;
         match settle {
             Settle::Extend => {
-                self.deadlines.remove(&(flight.deadline, id));
-                flight.deadline = now + flight.ack_wait;
-                self.deadlines.insert((flight.deadline, id));
+                self.leases.end(flight.lease);
+                flight.lease = self.leases.join(None, now + flight.ack_wait, id);
                 Settling::Extended
             }
             Settle::Nack { delay, .. } if attempt < flight.max_attempts => {
@@ -310,7 +332,7 @@ impl State {
         let moment = Duration::from_millis(1);
         let lapses =
             silent.map(|seat| seat.seen + seat.options.ack_wait + moment).filter(|lapse| *lapse > now);
-        self.deadlines.first().map(|(deadline, _)| *deadline).into_iter().chain(lapses).min()
+        self.leases.next().into_iter().chain(lapses).min()
     }
 }
 

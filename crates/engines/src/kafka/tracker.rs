@@ -30,6 +30,14 @@ pub(super) struct Mark {
     pub(super) due: i64,
 }
 
+impl Mark {
+    /// One more attempt; says which.
+    pub(super) fn hold(&mut self) -> u32 {
+        *self = Self { attempts: self.attempts.saturating_add(1), held: true, due: 0 };
+        self.attempts
+    }
+}
+
 /// Invariant: each offset below `top` is settled unless it is in `open`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Tracker {
@@ -83,18 +91,9 @@ impl Tracker {
         self.top = self.top.max(to);
     }
 
-    /// How often it was handed out.
-    pub(super) fn attempts(&self, offset: u64) -> u32 {
-        self.open.get(&offset).map_or(0, |mark| mark.attempts)
-    }
-
-    /// One more attempt; says which.
-    pub(super) fn hold(&mut self, offset: u64) -> u32 {
-        let mark = self.open.entry(offset).or_default();
-        mark.attempts = mark.attempts.saturating_add(1);
-        mark.held = true;
-        mark.due = 0;
-        mark.attempts
+    /// What is known of a message that was entered and isn't settled.
+    pub(super) fn mark(&mut self, offset: u64) -> &mut Mark {
+        self.open.entry(offset).or_default()
     }
 
     /// It wasn't handed out after all.
@@ -279,7 +278,7 @@ mod tests {
     fn the_lowest_unsettled_is_committed_and_the_rest_is_written_down() {
         let mut tracker = ten();
         tracker.fence = 7;
-        (100..106).for_each(|offset| assert_eq!(tracker.hold(offset), 1));
+        (100..106).for_each(|offset| assert_eq!(tracker.mark(offset).hold(), 1));
         for offset in [100, 102, 103] {
             tracker.done(offset);
         }
@@ -296,8 +295,8 @@ mod tests {
     fn attempts_beyond_the_letters_and_what_was_never_handed_out_survive() {
         let mut tracker = ten();
         for attempts in [1, 23, 24, 4_000_000_000] {
-            tracker.hold(100);
-            tracker.hold(109);
+            tracker.mark(100).hold();
+            tracker.mark(109).hold();
             tracker.back(104, attempts, 0);
             let read = round(&tracker);
             assert_eq!(read.open, tracker.open, "{}", tracker.encode());
@@ -307,7 +306,7 @@ mod tests {
     #[test]
     fn what_the_log_skips_is_gone() {
         let mut tracker = ten();
-        tracker.hold(100);
+        tracker.mark(100).hold();
         let mut read = round(&tracker);
         assert_eq!(read.enter(105), Some(Mark::default()));
         assert_eq!((read.base(), read.enter(104)), (105, None));
@@ -328,7 +327,7 @@ mod tests {
         let mut tracker = Tracker::at(0);
         for offset in 0..1000 {
             tracker.enter(offset);
-            tracker.hold(offset);
+            tracker.mark(offset).hold();
             tracker.back(offset, 1, 1_700_000_000_000 + offset as i64 * 7919);
         }
         assert!(tracker.encode().len() <= LIMIT);

@@ -11,6 +11,8 @@ use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 const ID: &str = "lp-id";
 /// The header that says when a delayed message is due, in milliseconds since 1970.
 pub(super) const DUE: &str = "lp-due";
+/// The largest payload that shares its memory with the key, in bytes.
+const SMALL: usize = 4096;
 
 /// A record as it was fetched.
 #[derive(Debug)]
@@ -34,11 +36,12 @@ impl Parcel {
             }
         }
         let place = || format!("{}/{}/{}", record.topic(), record.partition(), record.offset());
+        let (key, payload) = copy(record.key(), record.payload().unwrap_or_default());
         let message = Message {
             id: id.unwrap_or_else(|| MessageId::from(place().as_str())),
-            key: record.key().map(Bytes::copy_from_slice),
+            key,
             headers,
-            payload: Bytes::copy_from_slice(record.payload().unwrap_or_default()),
+            payload,
             partition: None,
             delay: None,
         };
@@ -47,6 +50,17 @@ impl Parcel {
 
     pub(super) fn size(&self) -> usize {
         self.message.size()
+    }
+}
+
+/// Key and payload, in one piece of memory if the key can't keep much of it alive.
+fn copy(key: Option<&[u8]>, payload: &[u8]) -> (Option<Bytes>, Bytes) {
+    match key {
+        Some(key) if payload.len() <= SMALL => {
+            let mut both = Bytes::from([key, payload].concat());
+            (Some(both.split_to(key.len())), both)
+        }
+        key => (key.map(Bytes::copy_from_slice), Bytes::copy_from_slice(payload)),
     }
 }
 

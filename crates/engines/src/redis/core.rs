@@ -82,6 +82,15 @@ impl Core {
         lock(&self.members).iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// What is told isn't heard any more: whoever relied on it looks by itself.
+    pub(super) fn deaf(&self) {
+        for member in self.members() {
+            let mut state = lock(&member.state);
+            (state.quiet, state.calm) = (0, false);
+        }
+        self.wake(None);
+    }
+
     /// Wakes the subscriptions whose channel this is; all, if none is named.
     pub(super) fn wake(&self, channel: Option<&str>) {
         for member in self.members() {

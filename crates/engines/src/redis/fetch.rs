@@ -11,11 +11,10 @@ use redis::{Pipeline, Value, from_redis_value};
 use super::core::lock;
 use super::entry::{EntryId, decode};
 use super::error::map;
-use super::hints::POLL;
 use super::keys::PartKeys;
 use super::member::Member;
 use super::script::Call;
-use super::state::{Grip, Parcel, SHELF};
+use super::state::{Grip, Look, Parcel, SHELF};
 
 /// The most messages that are fetched ahead.
 const AHEAD: usize = 1024;
@@ -52,12 +51,12 @@ impl Member {
     /// Fetches up to `count` messages and puts them on the shelf.
     pub(super) async fn fetch(&self, count: usize) -> Result<()> {
         let began = Instant::now();
-        let (turn, moved) = {
+        let (turn, moved, told) = {
             let mut state = lock(&self.state);
             state.begun += 1;
-            state.news = false;
+            let told = std::mem::take(&mut state.news) || state.expected.is_some_and(|at| at <= began);
             state.turn = state.turn.wrapping_add(1);
-            (state.turn, state.moved)
+            (state.turn, state.moved, told)
         };
         let mut parts: Vec<&(u32, PartKeys)> = self.parts.iter().collect();
         let first = turn.checked_rem(parts.len()).unwrap_or(0);
@@ -72,7 +71,8 @@ impl Member {
         let Catch { parcels, skipped, hopeless, due, failed } = catch;
         let came = !parcels.is_empty() || !skipped.is_empty() || !hopeless.is_empty();
         // A look that failed ends with its failure, so that nobody finds it ended and nothing there.
-        self.shelve(parcels, count, due, came, moved, failed.is_none());
+        let heard = self.core.hints.is_heard(&self.channel);
+        self.shelve(parcels, count, moved, Look { due, came, told, heard, ended: failed.is_none() });
         if !skipped.is_empty() {
             self.ack_all(skipped).await?;
         }
@@ -187,20 +187,10 @@ impl Member {
     }
 
     /// Puts fetched messages on the shelf, and says when to look again.
-    fn shelve(
-        &self,
-        parcels: Vec<Parcel>,
-        count: usize,
-        due: Option<Duration>,
-        came: bool,
-        moved: u64,
-        ended: bool,
-    ) {
+    fn shelve(&self, parcels: Vec<Parcel>, count: usize, moved: u64, look: Look) {
         let now = Instant::now();
         let mut state = lock(&self.state);
-        if ended {
-            state.done = state.begun;
-        }
+        state.looked(look, now);
         let mut counts = BTreeMap::<u32, usize>::new();
         parcels.iter().for_each(|parcel| *counts.entry(parcel.grip.partition).or_default() += 1);
         state.full = counts.into_iter().filter(|(_, count)| *count >= APART).map(|(n, _)| n).collect();
@@ -212,10 +202,6 @@ impl Member {
         } else {
             state.window = state.window.min(most);
         }
-        // There was something, so there may be more: only an empty look says that there isn't.
-        state.news |= came;
-        let wait = due.map_or(POLL, |due| due.clamp(Duration::from_millis(1), POLL));
-        state.again_at = now + wait;
         if state.moved == moved {
             state.shelf.extend(parcels);
         }

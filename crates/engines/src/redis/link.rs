@@ -208,7 +208,7 @@ fn may_mend(failure: &RedisError) -> bool {
     }
 }
 
-fn late(config: &Config, op: &'static str) -> Error {
+pub(super) fn late(config: &Config, op: &'static str) -> Error {
     Error::new(Kind::Timeout, format!("the server didn't answer within {:?}", config.timeout))
         .engine(NAME)
         .op(op)

@@ -183,6 +183,7 @@ impl Member {
     fn fail(&self, failure: Error) {
         let mut state = lock(&self.state);
         state.done = state.begun;
+        (state.quiet, state.calm) = (0, false);
         state.failed = Some(failure.op("next").with("topic", &self.topic.name));
         drop(state);
         self.changed.notify_waiters();

@@ -9,6 +9,7 @@ use linchpin_core::bus::{Delivery, Message, Order, Receipt, SubscribeOptions};
 
 use super::entry::EntryId;
 use super::group::lease;
+use super::hints::{CALM, POLL, UNTOLD};
 use super::ordered::Ordered;
 
 /// How long a fetched message may wait to be handed out before it goes back. What a consumer holds stays its own this
@@ -49,6 +50,20 @@ pub(super) struct Held {
     pub(super) settling: bool,
 }
 
+/// What came of a look.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// How soon something that waits is due.
+    pub(super) due: Option<Duration>,
+    pub(super) came: bool,
+    /// It was made because somebody said that there is something, or because something was due.
+    pub(super) told: bool,
+    /// Whether hints are heard.
+    pub(super) heard: bool,
+    /// It didn't fail.
+    pub(super) ended: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) shelf: VecDeque<Parcel>,
@@ -73,6 +88,16 @@ pub(super) struct State {
     pub(super) news: bool,
     /// When to look without news.
     pub(super) again_at: Instant,
+    /// Looks in a row that found nothing.
+    pub(super) quiet: u32,
+    /// The last look found nothing, and what came since was told of, as far as is known.
+    pub(super) calm: bool,
+    /// How long to wait at most: short enough to find in time what a dead member held.
+    calmest: Duration,
+    /// When the last look said that something is due.
+    pub(super) expected: Option<Instant>,
+    /// Until when messages are looked for of which nobody tells.
+    pub(super) untold: Option<Instant>,
     /// How many messages to fetch ahead.
     pub(super) window: usize,
     /// Partitions that had plenty at the last look.
@@ -102,6 +127,11 @@ impl State {
             moved: 0,
             news: true,
             again_at: now,
+            quiet: 0,
+            calm: false,
+            calmest: CALM.min(options.ack_wait),
+            untold: None,
+            expected: None,
             window: 0,
             full: BTreeSet::new(),
             turn: 0,
@@ -127,6 +157,40 @@ impl State {
             attempt: grip.attempt,
             fence: grip.fence,
             receipt: Receipt(receipt),
+        }
+    }
+
+    /// A look ended: says when to look again.
+    pub(super) fn looked(&mut self, look: Look, now: Instant) {
+        let Look { due, came, told, heard, ended } = look;
+        if ended {
+            self.done = self.begun;
+        }
+        self.quiet = if came || !ended { 0 } else { self.quiet.saturating_add(1) };
+        if came && !told {
+            self.untold = Some(now + UNTOLD);
+        }
+        // There was something, so there may be more: only an empty look says that there isn't.
+        self.news |= came;
+        let rest = if heard && self.untold.is_none_or(|until| until <= now) {
+            (POLL * 2_u32.pow(self.quiet.clamp(1, 6) - 1)).min(self.calmest)
+        } else {
+            POLL
+        };
+        self.calm = heard && self.quiet > 0;
+        self.expected = due.map(|due| now + due);
+        self.again_at = now + due.map_or(rest, |due| due.clamp(Duration::from_millis(1), rest));
+    }
+
+    /// A `next` call begins to wait until `deadline`. What there was when the last look was made, that look said: one that
+    /// may wait for longer needs no look of its own at once if what came since was told of.
+    pub(super) fn enters(&mut self, max: usize, deadline: Instant, now: Instant) {
+        self.waiting += 1;
+        self.wanted = if self.waiting == 1 { max } else { self.wanted.max(max) };
+        if self.calm && deadline > now + POLL {
+            self.again_at = self.again_at.min(deadline);
+        } else {
+            self.news = true;
         }
     }
 

@@ -28,13 +28,10 @@ struct Waiting<'m>(&'m Member);
 
 impl<'m> Waiting<'m> {
     /// And the number of the first look that begins from now on.
-    fn new(member: &'m Member, max: usize) -> (Self, u64) {
+    fn new(member: &'m Member, max: usize, deadline: Instant) -> (Self, u64) {
         let mut state = lock(&member.state);
-        state.waiting += 1;
-        state.wanted = if state.waiting == 1 { max } else { state.wanted.max(max) };
+        state.enters(max, deadline, Instant::now());
         let look = state.begun + 1;
-        // What there was when the last look was made, it said.
-        state.news = true;
         (Self(member), look)
     }
 }
@@ -66,7 +63,7 @@ impl Subscription for RedisSubscription {
             if !out.is_empty() {
                 return Ok(out);
             }
-            entered.get_or_insert_with(|| Waiting::new(member, max));
+            entered.get_or_insert_with(|| Waiting::new(member, max, deadline));
             let now = Instant::now();
             if (now >= deadline && looked) || now >= last {
                 return Ok(out);

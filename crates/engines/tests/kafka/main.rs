@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linchpin_core::bus::{
-    BusEngine, Delivery, Message, PublishOptions, Settle, SubscribeOptions, TopicOptions,
+    BusEngine, Delivery, Message, Position, PublishOptions, Settle, SubscribeOptions, TopicOptions,
 };
 use linchpin_core::{Kind, Result};
 use linchpin_harness::Running;
@@ -160,4 +161,36 @@ async fn acks_none_answers_no_offset_and_an_order_is_the_groups() {
     sub.close(SOON).await.unwrap();
     bus.close().await.unwrap();
     other.close().await.unwrap();
+}
+
+/// Takes and acknowledges until so many are known; each comes once, as a first attempt.
+async fn drain(bus: &Arc<dyn BusEngine>, seen: &mut HashSet<Position>, until: usize) {
+    let sub = bus.subscribe("many", &SubscribeOptions::group("g")).await.unwrap();
+    while seen.len() < until {
+        let batch = sub.next(1024, SOON).await.unwrap();
+        assert!(!batch.is_empty(), "{} came of {until}", seen.len());
+        for delivery in &batch {
+            assert_eq!(delivery.attempt, 1, "{}", delivery.position);
+            assert!(seen.insert(delivery.position), "{} came again", delivery.position);
+        }
+        let acks = batch.iter().map(|delivery| (delivery.receipt, Settle::Ack)).collect();
+        sub.settle(acks).await.into_iter().for_each(|answer| answer.unwrap());
+    }
+    sub.close(SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_staged_ahead_of_a_quick_member_that_closes_is_new_to_the_next() {
+    const ALL: usize = 40_000;
+    let server = server();
+    let bus = open(server.url()).await.unwrap();
+    topic(&bus, "many", 3).await;
+    let messages = (0..ALL).map(|n| Message::new(n.to_string()).key(format!("k{}", n % 100))).collect();
+    let stored = bus.publish("many", messages, &PublishOptions::default()).await;
+    assert!(stored.iter().all(Result::is_ok));
+    let mut seen = HashSet::new();
+    for until in [10_000, 20_000, ALL] {
+        drain(&bus, &mut seen, until).await;
+    }
+    assert_eq!(seen.len(), ALL);
 }

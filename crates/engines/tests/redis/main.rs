@@ -6,6 +6,7 @@
 mod coord;
 mod doctor;
 mod encrypted;
+mod idle;
 mod interop;
 mod lists;
 mod refusals;

@@ -17,6 +17,8 @@ local function expire(stream, waiting)
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
     local name, held, idle = field(consumer, 'name'), field(consumer, 'pending'), field(consumer, 'idle')
     local lease = tonumber(name:match('^lp%..*%.(%d+)$'))
+    -- The lease of what it holds may end any time.
+    if held > 0 and name ~= WAITING then sooner(now + 200) end
     if held == 0 then
       if lease and name ~= me and idle > lease + 60000 then
         redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
@@ -63,6 +65,8 @@ for i = 1, #KEYS, 4 do
   if now >= tonumber(about[3] or 0) then
     redis.call('HSET', record, 'scan', now + 100)
     expire(stream, waiting)
+  else
+    sooner(tonumber(about[3]))
   end
   if room > 0 then
     local ready = redis.call('ZRANGE', waiting, '-inf', now, 'BYSCORE', 'LIMIT', 0, room)

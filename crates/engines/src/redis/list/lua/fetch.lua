@@ -67,6 +67,7 @@ for i = 1, #KEYS, 4 do
   end
   if room > 0 then take_new(part, record, list) end
   sooner(first_due(waiting))
+  sooner(first_due(leases))
   sooner(first_due(delayed))
 end
 return {now, due, runs, {}}
