@@ -21,7 +21,7 @@ use super::url::Config;
 /// How often those who wait look without being told.
 pub(super) const POLL: Duration = Duration::from_millis(200);
 /// How often they look at least, when all that came was told of.
-pub(super) const CALM: Duration = Duration::from_secs(5);
+pub(super) const CALM: Duration = Duration::from_secs(2);
 /// How long after a message of which nobody told more of them are looked for.
 pub(super) const UNTOLD: Duration = Duration::from_secs(60);
 /// How often it is asked whether the connection lives.

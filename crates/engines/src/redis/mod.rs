@@ -15,7 +15,7 @@
 //! its lease run out. All keys of a partition share a hash tag, so a cluster keeps them together and spreads partitions.
 //!
 //! Who stores something says so on a channel, and one connection of each bus listens for all its members: one that waits without
-//! an order looks by itself every 5 s at least, or every 200 ms while the channel isn't heard or another member holds messages.
+//! an order looks by itself every 2 s at least, or every 200 ms while the channel isn't heard or another member holds messages.
 //!
 //! Under an order a partition has one owner with a lease and a fence, both kept beside the group.
 //!
@@ -24,7 +24,7 @@
 //! * How much of what was answered survives the death of the server is the server's to say. Without `appendonly yes` what
 //!   came since the last snapshot is lost. Under `appendfsync everysec`, Redis's default, a kill can lose up to two seconds
 //!   of it when the disk is busy: the server then holds the log back in its memory. `appendfsync always` loses nothing.
-//! * What other programs add is told by nobody: a member that waited for long finds it within 5 s (within `ack_wait` if that is
+//! * What other programs add is told by nobody: a member that waited for long finds it within 2 s (within `ack_wait` if that is
 //!   less), and from then on, as long as such messages come, within 200 ms.
 //! * Offsets are made of entry ids (`milliseconds << 20 | sequence`): they rise, and aren't dense.
 

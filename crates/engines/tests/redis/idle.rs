@@ -73,7 +73,7 @@ async fn a_member_whose_listener_is_cut_off_looks_by_itself() {
 async fn what_nobody_tells_of_is_found_and_looked_for_from_then_on() {
     let server = Server::start(&[]);
     let (_bus, sub) = bus_and_member(&server).await;
-    for (turn, patience) in [6_500, 1_000, 1_000].into_iter().enumerate() {
+    for (turn, patience) in [3_500, 1_000, 1_000].into_iter().enumerate() {
         let waiting = wait(&sub);
         sleep(CALM).await;
         server.cli(&["XADD", "{orders:1}", "*", "payload", "by hand"]);
