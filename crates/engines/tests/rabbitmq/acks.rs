@@ -1,0 +1,135 @@
+//! An acknowledgement that was answered `Ok` holds, whatever happens the moment after.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use linchpin_core::bus::{BusEngine, Delivery, Message, Settle, SubscribeOptions, Subscription};
+use linchpin_harness::{Link, Running};
+
+use crate::{SOON, open, publish, topic};
+
+/// Longer than the server takes to be there again.
+const BACK: Duration = Duration::from_secs(120);
+
+/// How often each is tried; `LINCHPIN_ROUNDS` in the environment says otherwise.
+fn rounds(few: usize) -> usize {
+    std::env::var("LINCHPIN_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(few)
+}
+
+struct Ledger {
+    bus: Arc<dyn BusEngine>,
+    sub: Box<dyn Subscription>,
+    acknowledged: BTreeSet<String>,
+    published: usize,
+}
+
+impl Ledger {
+    async fn open(url: &str) -> Self {
+        let bus = open(url).await.unwrap();
+        topic(&bus, "t", 2).await;
+        let options = SubscribeOptions { ack_wait: Duration::from_secs(5), ..SubscribeOptions::group("g") };
+        let sub = bus.subscribe("t", &options).await.unwrap();
+        Self { bus, sub, acknowledged: BTreeSet::new(), published: 0 }
+    }
+
+    /// Some more messages than will be acknowledged, so that the queue isn't empty.
+    async fn publish(&mut self, count: usize) {
+        let started = Instant::now();
+        let from = self.published;
+        self.published += count;
+        let messages: Vec<_> = (from..from + count).map(|n| Message::new(n.to_string())).collect();
+        loop {
+            let answers = publish(&self.bus, "t", messages.clone()).await;
+            let Some(failure) = answers.into_iter().find_map(Result::err) else { return };
+            assert!(started.elapsed() < BACK, "it takes no messages: {failure}");
+            eprintln!("publish {:?} {failure:?}", started.elapsed());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Takes `count`, none of which was acknowledged before.
+    async fn take(&mut self, count: usize) -> Vec<Delivery> {
+        let started = Instant::now();
+        let mut taken = Vec::new();
+        while taken.len() < count {
+            assert!(started.elapsed() < BACK, "{} of {count} came", taken.len());
+            let batch = self.sub.next(count - taken.len(), Duration::from_secs(2)).await;
+            let batch =
+                batch.inspect_err(|e| eprintln!("next {:?} {e:?}", started.elapsed())).unwrap_or_default();
+            for delivery in &batch {
+                let text = String::from_utf8_lossy(&delivery.message.payload).into_owned();
+                assert!(!self.acknowledged.contains(&text), "{text} came again after it was acknowledged");
+            }
+            taken.extend(batch);
+        }
+        taken
+    }
+
+    /// Acknowledges in a way that needs many frames: not one after the other.
+    async fn acknowledge(&mut self, taken: Vec<Delivery>) {
+        let (odd, even): (Vec<_>, Vec<_>) = taken.into_iter().enumerate().partition(|(n, _)| n % 2 == 1);
+        for part in [odd, even] {
+            let batch = part.iter().map(|(_, delivery)| (delivery.receipt, Settle::Ack)).collect();
+            for ((_, delivery), answer) in part.iter().zip(self.sub.settle(batch).await) {
+                let text = String::from_utf8_lossy(&delivery.message.payload).into_owned();
+                answer.map(|()| self.acknowledged.insert(text)).unwrap();
+            }
+        }
+    }
+
+    /// Acknowledges, and does harm at once.
+    async fn round(&mut self, harm: impl FnOnce()) {
+        self.publish(120).await;
+        let taken = self.take(80).await;
+        self.acknowledge(taken).await;
+        harm();
+    }
+
+    /// What is left comes, and nothing else.
+    async fn finish(mut self) {
+        let mut last = Instant::now();
+        while last.elapsed() < Duration::from_secs(10) {
+            for delivery in self.sub.next(500, Duration::from_secs(1)).await.unwrap_or_default() {
+                let text = String::from_utf8_lossy(&delivery.message.payload).into_owned();
+                assert!(!self.acknowledged.contains(&text), "{text} came again after it was acknowledged");
+                self.sub.settle(vec![(delivery.receipt, Settle::Ack)]).await.remove(0).unwrap();
+                self.acknowledged.insert(text);
+                last = Instant::now();
+            }
+        }
+        let all: BTreeSet<String> = (0..self.published).map(|n| n.to_string()).collect();
+        assert_eq!(all.difference(&self.acknowledged).count(), 0, "some didn't come");
+        self.sub.close(SOON).await.unwrap();
+        self.bus.close().await.unwrap();
+    }
+}
+
+fn victim() -> Running {
+    linchpin_harness::find("rabbitmq").unwrap().start_unsynced().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_stays_so_when_the_server_is_killed() {
+    let server = victim();
+    let mut ledger = Ledger::open(&format!("{}?timeout=5s", server.url())).await;
+    for _ in 0..rounds(3) {
+        ledger.round(|| server.kill().unwrap()).await;
+        tokio::task::block_in_place(|| server.restart().unwrap());
+    }
+    ledger.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_stays_so_when_the_link_is_cut() {
+    let server = victim();
+    let port = server.ports()[0];
+    let link = Link::to(port).unwrap();
+    let url = server.url().replace(&format!(":{port}"), &format!(":{}", link.port()));
+    let mut ledger = Ledger::open(&format!("{url}?timeout=5s")).await;
+    for _ in 0..rounds(30) {
+        ledger.round(|| link.cut()).await;
+        link.mend();
+    }
+    ledger.finish().await;
+}
