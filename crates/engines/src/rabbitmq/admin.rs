@@ -13,9 +13,14 @@ use linchpin_core::Result;
 
 use super::error;
 use super::link::{Link, asked};
+use super::names::Names;
 
 /// How often a queue takes a message back before it drops it: as good as always.
 const RETURNS: i64 = 1_000_000_000;
+/// More nodes than clusters have.
+const EVERY_NODE: i64 = 99;
+/// How long a queue lives that was made for its own sake, should its maker die, in milliseconds.
+const PASSING_MS: i64 = 60_000;
 
 /// A channel for such requests.
 pub(super) struct Admin<'c> {
@@ -51,11 +56,11 @@ impl<'c> Admin<'c> {
         Ok(channel)
     }
 
-    /// A quorum queue that takes a message back as often as need be.
+    /// A new quorum queue that takes a message back as often as need be; to be sealed before it is used. One that is there was
+    /// left by a try that ended early.
     pub(super) async fn quorum(&mut self, name: &str, mut arguments: FieldTable) -> Result<()> {
-        // One that is there is as it should be.
         if self.count(name).await?.is_some() {
-            return Ok(());
+            self.delete_queue(name).await?;
         }
         arguments.insert("x-queue-type".into(), text("quorum"));
         // Since 4.0 it would be 20. That -1 is none is new as well: before, it drops what comes back.
@@ -64,6 +69,24 @@ impl<'c> Admin<'c> {
         let channel = self.channel().await?;
         let declared = asked(self.within, channel.queue_declare(name.into(), options, arguments)).await;
         declared.map(drop).map_err(|e| e.with("queue", name))
+    }
+
+    /// Makes those queues outlive the server that were made before, and those stay away that were removed: nothing may be stored in a
+    /// queue that wasn't sealed.
+    ///
+    /// A node notes which log belongs to which queue in a file that it writes seconds later. Killed before that, it knows the
+    /// queue but not its log, and begins an empty one. It writes the file at once when it looks for a name that it
+    /// hasn't met, so it is made to look for one, on every node. Servers with Ra 2.11 write it by themselves.
+    pub(super) async fn seal(&mut self, names: &Names) -> Result<()> {
+        let (name, options) = (names.seal(), QueueDeclareOptions { durable: true, ..Default::default() });
+        let arguments = table([
+            ("x-queue-type", text("quorum")),
+            ("x-quorum-initial-group-size", AMQPValue::LongLongInt(EVERY_NODE)),
+            ("x-expires", AMQPValue::LongLongInt(PASSING_MS)),
+        ]);
+        let channel = self.channel().await?;
+        asked(self.within, channel.queue_declare(name.as_str().into(), options, arguments)).await?;
+        self.delete_queue(&name).await
     }
 
     /// A queue of this connection alone; false if another has it.

@@ -123,12 +123,11 @@ impl Core {
             return Ok(());
         }
         admin.quorum(&name, FieldTable::default()).await?;
-        if admin.count(&name).await?.is_some_and(|(messages, _)| messages == 0) {
-            let first = write(&Book::default())?;
-            let properties = BasicProperties::default().with_delivery_mode(2);
-            let message = vec![(To::queue(&name), first, properties)];
-            store(&admin.channel().await?, self.config.timeout, message).await?;
-        }
+        admin.seal(&self.names).await?;
+        let first = write(&Book::default())?;
+        let properties = BasicProperties::default().with_delivery_mode(2);
+        let message = vec![(To::queue(&name), first, properties)];
+        store(&admin.channel().await?, self.config.timeout, message).await?;
         admin.exchange(&name, ExchangeKind::Fanout).await
     }
 }

@@ -28,6 +28,11 @@ impl Names {
         format!("{}~topics.lock", self.prefix)
     }
 
+    /// A queue that nothing else is called.
+    pub(super) fn seal(&self) -> String {
+        format!("{}~seal-{}", self.prefix, uuid::Uuid::new_v4().simple())
+    }
+
     /// What the queues of a slot begin with: those of one group, or those that wait for the first.
     pub(super) fn slot(&self, topic: &str, slot: u64) -> Slot {
         Slot { base: format!("{}/{slot}", self.exchange(topic)) }

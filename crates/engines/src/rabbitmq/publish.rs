@@ -123,7 +123,7 @@ impl Core {
     }
 
     async fn prepare(
-        &self,
+        self: &Arc<Self>,
         topic: &Topic,
         message: Message,
         options: &PublishOptions,

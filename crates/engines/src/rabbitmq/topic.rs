@@ -9,7 +9,7 @@ use lapin::{BasicProperties, ExchangeKind};
 use linchpin_core::bus::{Order, Start, SubscribeOptions, TopicOptions};
 use linchpin_core::{Error, Kind, Result};
 
-use super::admin::table;
+use super::admin::{Admin, table};
 use super::book::{Book, Entry, Group};
 use super::core::{Core, Topic, lock};
 use super::error;
@@ -70,7 +70,8 @@ impl Core {
             Ok::<_, Error>(())
         });
         let roster = async { self.admin().quorum(&slot.roster(), FieldTable::default()).await };
-        tokio::try_join!(try_join_all(workers), roster).map(drop)
+        tokio::try_join!(try_join_all(workers), roster)?;
+        self.admin().seal(&self.names).await
     }
 
     /// What an order needs besides: a turn, and notes, for each partition.
@@ -81,15 +82,14 @@ impl Core {
                 let turn = slot.turn(partition);
                 admin.quorum(&slot.notes(partition), FieldTable::default()).await?;
                 admin.quorum(&turn, FieldTable::default()).await?;
-                // Left over from a try that ended early; nobody has one in hand before the book says that they are made.
-                admin.purge(&turn).await?;
                 let message = (To::queue(turn), Vec::new(), BasicProperties::default().with_delivery_mode(2));
                 store(&admin.channel().await?, self.config.timeout, vec![message]).await?;
             }
             Ok::<_, Error>(())
         });
         let wanting = async { self.admin().quorum(&slot.wanting(), FieldTable::default()).await };
-        tokio::try_join!(try_join_all(workers), wanting).map(drop)
+        tokio::try_join!(try_join_all(workers), wanting)?;
+        self.admin().seal(&self.names).await
     }
 
     /// Finds or makes the group, and takes it for members that keep an order, or for such that don't. `enter` is done while nobody else
@@ -175,6 +175,8 @@ impl Core {
             self.delete_slot(&self.names.slot(name, slot), entry.partitions).await?;
         }
         self.delete_stages(&exchange).await?;
+        // A topic of this name has the same stages again.
+        admin.seal(&self.names).await?;
         held.save().await
     }
 
@@ -209,9 +211,7 @@ impl Core {
         }
         for bits in STAGES {
             let stage = slot.stage(1 << bits);
-            lock(&self.stages).remove(&stage);
-            admin.delete_queue(&stage).await?;
-            admin.delete_exchange(&stage).await?;
+            self.delete_stage(&mut admin, &stage).await?;
         }
         Ok(())
     }
@@ -219,21 +219,40 @@ impl Core {
     async fn delete_stages(&self, base: &str) -> Result<()> {
         let mut admin = self.admin();
         for bits in STAGES {
-            let name = stage(base, 1 << bits);
-            lock(&self.stages).remove(&name);
-            admin.delete_queue(&name).await?;
-            admin.delete_exchange(&name).await?;
+            self.delete_stage(&mut admin, &stage(base, 1 << bits)).await?;
         }
         Ok(())
     }
 
+    /// The exchange goes first: where it is, the queue is.
+    async fn delete_stage(&self, admin: &mut Admin<'_>, name: &str) -> Result<()> {
+        lock(&self.stages).remove(name);
+        admin.delete_exchange(name).await?;
+        admin.delete_queue(name).await
+    }
+
     /// The exchange through which messages wait for about so many milliseconds, before they go on to the exchange `next` under the
     /// key they have.
-    pub(super) async fn stage(&self, name: String, ttl: u64, next: &str) -> Result<String> {
+    pub(super) async fn stage(self: &Arc<Self>, name: String, ttl: u64, next: &str) -> Result<String> {
         if lock(&self.stages).contains(&name) {
             return Ok(name);
         }
         let mut admin = self.admin();
+        if !admin.is_exchange(&name).await? {
+            // One maker at a time.
+            let _book = self.open_book().await?;
+            if !admin.is_exchange(&name).await? {
+                self.make_stage(&mut admin, &name, ttl, next).await?;
+            }
+        }
+        // Whoever made the exchange may not have come this far.
+        admin.bind(&name, &name, "").await?;
+        lock(&self.stages).insert(name.clone());
+        Ok(name)
+    }
+
+    /// The exchange comes last: it says that the queue is there for good.
+    async fn make_stage(&self, admin: &mut Admin<'_>, name: &str, ttl: u64, next: &str) -> Result<()> {
         let text = |value: &str| AMQPValue::LongString(value.into());
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
         let arguments = table([
@@ -243,10 +262,8 @@ impl Core {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ]);
-        admin.exchange(&name, ExchangeKind::Fanout).await?;
-        admin.quorum(&name, arguments).await?;
-        admin.bind(&name, &name, "").await?;
-        lock(&self.stages).insert(name.clone());
-        Ok(name)
+        admin.quorum(name, arguments).await?;
+        admin.seal(&self.names).await?;
+        admin.exchange(name, ExchangeKind::Fanout).await
     }
 }
