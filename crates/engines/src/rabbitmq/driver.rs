@@ -31,8 +31,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_millis(250);
 /// How long partitions with something for nobody are listened to before others get their turn, where not all can.
 const TURN: Duration = Duration::from_millis(30);
-/// How often a queue is looked at until its consumer has what it may have.
-const LOOKS: u32 = 10;
+/// How long a queue is looked at until its consumer has what it may have, and the pause between two looks.
+const STOPPING: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_millis(3);
 /// The most that is fetched ahead from one queue. A member that dies counts as handed out what it had fetched.
 const AHEAD: u32 = 256;
 
@@ -291,9 +292,14 @@ impl Driver {
         let within = self.member.core.config.timeout;
         let sources: Vec<Arc<Source>> = self.looked_at();
         let looking = async move {
-            try_join_all(sources.iter().map(|source| look(&source.channel, &source.queue, within)))
-                .await
-                .map(drop)
+            let each = sources.iter().map(async |source| {
+                match look(&source.channel, &source.queue, within).await {
+                    // A partition that was left meanwhile is another's to look at.
+                    Err(_) if source.is_left() => Ok(0),
+                    looked => looked,
+                }
+            });
+            try_join_all(each).await.map(drop)
         };
         self.look = Some((number, looking.boxed()));
     }
@@ -468,7 +474,8 @@ impl Driver {
     /// Lets nothing more come, once the consumer has got all it may have, or there is nothing for it: what is on its way would be
     /// taken back, and counted.
     pub(super) async fn stop(&mut self, source: &Arc<Source>) -> Result<()> {
-        for _ in 0..LOOKS {
+        let started = Instant::now();
+        while started.elapsed() < STOPPING {
             let full = source.hold().await;
             if source.free() == 0 {
                 return source.cancel().await;
@@ -479,6 +486,8 @@ impl Driver {
             if waiting == 0 {
                 break;
             }
+            // An acknowledgement is on its way through the queue's log, and lets one more come.
+            sleep(SOON).await;
         }
         source.cancel().await
     }

@@ -51,6 +51,8 @@ struct Tags {
     granted: u32,
     used: u32,
     broken: bool,
+    /// Closed, because it isn't needed any more.
+    left: bool,
 }
 
 impl Tags {
@@ -151,6 +153,11 @@ impl Source {
         lock(&self.tags).broken || !self.channel.status().connected()
     }
 
+    /// Whether it was closed because it isn't needed any more.
+    pub(super) fn is_left(&self) -> bool {
+        lock(&self.tags).left
+    }
+
     /// Everything unsettled goes back: what became of it is unknown, or nobody needs the channel any more.
     pub(super) fn fail(&self) {
         lock(&self.tags).broken = true;
@@ -164,7 +171,10 @@ impl Source {
     /// Ends the channel once what is being settled is settled; what is unsettled goes back.
     pub(super) async fn close(&self) {
         let _turn = self.turn.lock().await;
-        lock(&self.tags).broken = true;
+        {
+            let mut tags = lock(&self.tags);
+            (tags.broken, tags.left) = (true, true);
+        }
         let _ = tokio::time::timeout(self.within, self.channel.close(200, "done".into())).await;
     }
 
