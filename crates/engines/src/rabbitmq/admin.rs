@@ -10,6 +10,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use linchpin_core::Result;
+use tokio::time::Instant;
 
 use super::error;
 use super::link::{Link, asked};
@@ -17,6 +18,8 @@ use super::names::Names;
 
 /// How often a queue takes a message back before it drops it: as good as always.
 const RETURNS: i64 = 1_000_000_000;
+/// An answer about a queue that took longer may be the server's guess: it waits for the queue for 250 ms.
+pub(super) const GUESS: Duration = Duration::from_millis(200);
 /// More nodes than clusters have.
 const EVERY_NODE: i64 = 99;
 /// How long a queue lives that was made for its own sake, should its maker die, in milliseconds.
@@ -110,6 +113,21 @@ impl<'c> Admin<'c> {
             Ok(queue) => Ok(Some((queue.message_count().into(), queue.consumer_count().into()))),
             Err(said) if error::is_missing(&said) => Ok(None),
             Err(said) => Err(error::map(said)),
+        }
+    }
+
+    /// The same, and no guess: a queue that doesn't answer its server in time is said to have nothing.
+    pub(super) async fn sure_count(&mut self, name: &str) -> Result<Option<(u64, u64)>> {
+        let started = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let count = self.count(name).await?;
+            if count.is_none() || asked.elapsed() < GUESS {
+                return Ok(count);
+            }
+            if started.elapsed() > self.within {
+                return Err(error::late(self.within));
+            }
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Each note has the fence of who wrote it, and facts: when the queue had taken this message back so often, it had
 //! been handed out so often, and is due then. A fact stays true for ever, so notes can be read in any
-//! order, and twice: of the facts on one message the one with the most returns counts, and what the queue took back since
-//! then are deaths, which count as attempts.
+//! order, and twice: of the facts on one message the one with the most returns counts. What the queue took back since
+//! then it took from the latest owners, one by one. Of these, notes say who left by themselves, with a fact on all that they had
+//! handed out; the others died, and a death counts as an attempt.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -26,6 +27,9 @@ use super::message::{Stored, read as read_message};
 use super::send::{To, prove, store};
 use super::state::Parcel;
 
+/// Of so many owners before it each knows how they ended; those before count as dead.
+const REMEMBERED: u64 = 1_000;
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Fact {
     id: String,
@@ -39,11 +43,19 @@ pub(super) struct Fact {
 struct Note {
     fence: u64,
     facts: Vec<Fact>,
+    /// Owners that left by themselves.
+    left: BTreeSet<u64>,
 }
 
-/// Facts by the message they are about.
+/// What is known of a partition's past.
 #[derive(Debug, Default)]
-pub(super) struct Facts(HashMap<String, Fact, RandomState>);
+pub(super) struct Facts {
+    /// By the message they are about.
+    facts: HashMap<String, Fact, RandomState>,
+    /// By their fences: the present owner, and those before it that left by themselves.
+    fence: u64,
+    left: BTreeSet<u64>,
+}
 
 impl Parcel {
     /// What is to be known of the message once it was taken back `returns` times.
@@ -55,39 +67,55 @@ impl Parcel {
 
 impl Facts {
     fn learn(&mut self, fact: Fact) {
-        let known = self.0.get(&fact.id);
+        let known = self.facts.get(&fact.id);
         if known.is_none_or(|known| (known.returns, known.attempts) <= (fact.returns, fact.attempts)) {
-            self.0.insert(fact.id.clone(), fact);
+            self.facts.insert(fact.id.clone(), fact);
         }
+    }
+
+    /// How many of the latest `count` owners died.
+    fn deaths(&self, count: u32) -> u32 {
+        let latest = self.fence.saturating_sub(u64::from(count))..self.fence;
+        let left = u32::try_from(self.left.range(latest).count()).unwrap_or(count);
+        count.saturating_sub(left)
     }
 
     /// How often the message was handed out, and when it is due.
     pub(super) fn of(&self, stored: &Stored, returns: u32) -> (u32, Option<Timestamp>) {
-        match self.0.get(&stored.message.id.to_string()) {
+        match self.facts.get(&stored.message.id.to_string()) {
             Some(fact) => {
-                let deaths = returns.saturating_sub(fact.returns);
+                let deaths = self.deaths(returns.saturating_sub(fact.returns));
                 let due = (fact.due > 0).then(|| from_millis(fact.due));
                 (fact.attempts.saturating_add(deaths), due.max(stored.due))
             }
-            None => (stored.attempts.saturating_add(returns), stored.due),
+            None => (stored.attempts.saturating_add(self.deaths(returns)), stored.due),
         }
     }
 
     /// Once nothing more comes that was taken back, no fact is needed that isn't about what has come.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.facts.clear();
     }
 
     pub(super) fn list(&self) -> Vec<Fact> {
-        self.0.values().cloned().collect()
+        self.facts.values().cloned().collect()
     }
 }
 
 impl Member {
     /// A note of the owner of a partition, to be stored.
     pub(super) fn note(&self, partition: u32, fence: u64, facts: Vec<Fact>) -> Result<(To, Stored)> {
+        self.write_down(partition, &Note { fence, facts, left: BTreeSet::new() })
+    }
+
+    /// The last note of an owner that leaves.
+    pub(super) fn farewell(&self, partition: u32, fence: u64, facts: Vec<Fact>) -> Result<(To, Stored)> {
+        self.write_down(partition, &Note { fence, facts, left: BTreeSet::from([fence]) })
+    }
+
+    fn write_down(&self, partition: u32, note: &Note) -> Result<(To, Stored)> {
         let queue = self.slot.as_ref().map(|slot| slot.notes(partition)).unwrap_or_default();
-        let message = Message::new(write(&Note { fence, facts })?);
+        let message = Message::new(write(note)?);
         Ok((To::queue(queue), Stored { message, time: Timestamp::now(), due: None, attempts: 0 }))
     }
 
@@ -98,10 +126,14 @@ impl Member {
         let mut admin = super::admin::Admin::new(&self.link, within);
         let channel = admin.channel().await?;
         let (tags, mut notes) = gather(&channel, &queue, within).await?;
-        let mut facts = Facts::default();
         let fence = notes.iter().map(|note| note.fence).max().unwrap_or(0) + 1;
-        notes.drain(..).flat_map(|note| note.facts).for_each(|fact| facts.learn(fact));
-        let (to, stored) = self.note(partition, fence, facts.list())?;
+        let mut facts = Facts { fence, ..Facts::default() };
+        for note in notes.drain(..) {
+            note.facts.into_iter().for_each(|fact| facts.learn(fact));
+            facts.left.extend(note.left.range(fence.saturating_sub(REMEMBERED)..));
+        }
+        let note = Note { fence, facts: facts.list(), left: facts.left.clone() };
+        let (to, stored) = self.write_down(partition, &note)?;
         let note = (to, stored.message.payload.to_vec(), stored.properties());
         store(&channel, within, vec![note]).await?;
         prove(&channel, within, &queue, tags.iter().max().copied(), &[]).await?;
@@ -148,11 +180,21 @@ mod tests {
         let message = Message::new("x").id("a");
         let stored = Stored { message, time: from_millis(0), due: None, attempts: 0 };
         let fact = |attempts, returns, due| Fact { id: "a".into(), attempts, returns, due };
-        let mut facts = Facts::default();
+        let mut facts = Facts { fence: 100, ..Facts::default() };
         assert_eq!(facts.of(&stored, 2), (2, None));
         facts.learn(fact(3, 4, 7));
         facts.learn(fact(1, 0, 0));
         assert_eq!(facts.of(&stored, 4), (3, Some(from_millis(7))));
         assert_eq!(facts.of(&stored, 6), (5, Some(from_millis(7))));
+    }
+
+    #[test]
+    fn owners_that_left_are_no_deaths() {
+        let stored =
+            Stored { message: Message::new("x").id("a"), time: from_millis(0), due: None, attempts: 1 };
+        let mut facts = Facts { fence: 9, left: BTreeSet::from([3, 6, 8]), ..Facts::default() };
+        assert_eq!([0, 1, 2, 3, 4].map(|returns| facts.of(&stored, returns).0), [1, 1, 2, 2, 3]);
+        facts.learn(Fact { id: "a".into(), attempts: 4, returns: 2, due: 0 });
+        assert_eq!([2, 3, 4].map(|returns| facts.of(&stored, returns).0), [4, 4, 5]);
     }
 }

@@ -301,7 +301,8 @@ impl Driver {
             let most = self.member.options.max_in_flight / self.member.parts.len().max(1);
             let most = u32::try_from(most.clamp(1, AHEAD)).unwrap_or(1);
             let Some((grant, consumer)) = source.grant(most).await? else { continue };
-            if admin.count(&queue).await?.is_none_or(|(_, readers)| readers != 1) {
+            if admin.sure_count(&queue).await?.is_none_or(|(_, readers)| readers != 1) {
+                source.store(vec![self.member.farewell(partition, fence, Vec::new())?]).await?;
                 source.close().await;
                 continue;
             }
@@ -314,6 +315,9 @@ impl Driver {
     }
 
     /// Leaves a partition to others: everything unsettled goes back, in order, behind a note on each.
+    ///
+    /// That it goes back in order, what is on its way as well, takes that the channel ends with its consumer: what is on its way to
+    /// one that was cancelled goes back first.
     async fn release(&mut self, partition: u32) -> Result<()> {
         let found = lock(&self.member.state).owned.get(&partition).map(|owned| owned.source.clone());
         let Some(source) = found else { return Ok(()) };
@@ -325,7 +329,6 @@ impl Driver {
     }
 
     async fn note_all(&mut self, partition: u32, source: &Arc<Source>) -> Result<()> {
-        self.stop(source).await?;
         self.read_all().await?;
         let last = self.member.options.max_attempts - 1;
         let (fence, facts) = {
@@ -345,11 +348,7 @@ impl Driver {
             facts.extend(inside.iter().map(|(_, parcel)| again(parcel, parcel.attempts)));
             (owned.fence, facts)
         };
-        if facts.is_empty() {
-            return Ok(());
-        }
-        let note = self.member.note(partition, fence, facts)?;
-        source.store(vec![note]).await
+        source.store(vec![self.member.farewell(partition, fence, facts)?]).await
     }
 
     /// Leaves the partitions of which nothing is in hand to others, while nobody asks.
@@ -394,7 +393,7 @@ impl Driver {
 async fn unread(member: &Member, admin: &mut Admin<'_>, queue: &str) -> Result<()> {
     let (started, within) = (Instant::now(), member.core.config.timeout);
     loop {
-        match admin.count(queue).await? {
+        match admin.sure_count(queue).await? {
             None => return Err(error::missing(&member.topic.name)),
             Some((_, 0)) => return Ok(()),
             Some(_) if started.elapsed() > within => return Err(error::late(within)),
