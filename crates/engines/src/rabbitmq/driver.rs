@@ -236,7 +236,9 @@ impl Driver {
             let turn = fastrand::usize(..starving.len());
             starving.rotate_left(turn);
             self.read_all().await?;
-            free as usize
+            let free: u32 = self.sources.values().map(|source| source.free()).sum();
+            let holds = lock(&self.member.state).holds();
+            self.member.options.max_in_flight.saturating_sub(holds + free as usize)
         } else {
             room
         };

@@ -94,6 +94,14 @@ pub(super) fn is_locked(said: &Said) -> bool {
     code(said) == Some(RESOURCE_LOCKED)
 }
 
+/// Whether nothing was sent, because there is nothing left to send it by.
+pub(super) fn is_unsent(said: &Said) -> bool {
+    matches!(
+        said.kind(),
+        Cause::InvalidChannel(_) | Cause::InvalidChannelState(..) | Cause::InvalidConnectionState(_)
+    )
+}
+
 /// Why a request failed.
 pub(super) fn map(said: Said) -> Error {
     let (kind, retry, message, help) = match said.kind() {

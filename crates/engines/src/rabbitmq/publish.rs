@@ -145,11 +145,12 @@ impl Core {
             let stored = Stored { message, time: now, due: None, attempts: 0 };
             return Ok((partition, To { exchange, key }, stored));
         };
-        let due = after(now, delay);
-        let exchange = match ttl(due, now) {
+        let exchange = match ttl(after(now, delay), now) {
             Some(ttl) => self.stage(stage(&exchange, ttl), ttl, &exchange).await?,
             None => exchange,
         };
+        // It waits from when it is stored, not from when a stage was made for it.
+        let due = after(Timestamp::now(), delay);
         let stored = Stored { message, time: due, due: Some(due), attempts: 0 };
         Ok((partition, To { exchange, key }, stored))
     }

@@ -73,6 +73,19 @@ pub(super) async fn store(
     timeout(within, storing).await.unwrap_or_else(|_| Err(error::late(within)))
 }
 
+/// Acknowledges deliveries, those up to and with `upto`, and `single` ones; there is no answer to it. `Fenced` if the channel is
+/// gone, and with it the deliveries.
+pub(super) async fn acknowledge(channel: &Channel, upto: Option<u64>, single: &[u64]) -> Result<()> {
+    let all = upto.map(|tag| (tag, true)).into_iter().chain(single.iter().map(|tag| (*tag, false)));
+    for (n, (tag, multiple)) in all.enumerate() {
+        channel.basic_ack(tag, BasicAckOptions { multiple }).await.map_err(|said| match n {
+            0 if error::is_unsent(&said) => error::fenced(),
+            _ => error::map(said),
+        })?;
+    }
+    Ok(())
+}
+
 /// Acknowledges deliveries of one queue: those up to and with `upto`, and `single` ones. `Ok` means that they stay so.
 ///
 /// An acknowledgement has no answer. What shows that it was taken is a message sent behind it, on the same channel
@@ -88,12 +101,7 @@ pub(super) async fn prove(
     single: &[u64],
 ) -> Result<()> {
     let proving = async {
-        if let Some(tag) = upto {
-            channel.basic_ack(tag, BasicAckOptions { multiple: true }).await.map_err(error::map)?;
-        }
-        for tag in single {
-            channel.basic_ack(*tag, BasicAckOptions::default()).await.map_err(error::map)?;
-        }
+        acknowledge(channel, upto, single).await?;
         for _ in 0..if single.len() > FEW { 2 } else { 1 } {
             let sent = send(channel, &To::queue(queue), b"", marker()).await.map_err(error::map)?;
             confirmed(sent)

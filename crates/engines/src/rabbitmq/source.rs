@@ -8,12 +8,13 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, B
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use linchpin_core::Result;
+use tokio::time::timeout;
 
 use super::core::lock;
 use super::error;
 use super::link::asked;
 use super::message::Stored;
-use super::send::{To, prove, store};
+use super::send::{To, acknowledge, prove, store};
 
 /// A copy that takes the place of a delivery.
 #[derive(Debug)]
@@ -164,7 +165,7 @@ impl Source {
         let (channel, within) = (self.channel.clone(), self.within);
         tokio::spawn(async move {
             // One that is gone is as good.
-            let _ = tokio::time::timeout(within, channel.close(200, "failed".into())).await;
+            let _ = timeout(within, channel.close(200, "failed".into())).await;
         });
     }
 
@@ -175,7 +176,7 @@ impl Source {
             let mut tags = lock(&self.tags);
             (tags.broken, tags.left) = (true, true);
         }
-        let _ = tokio::time::timeout(self.within, self.channel.close(200, "done".into())).await;
+        let _ = timeout(self.within, self.channel.close(200, "done".into())).await;
     }
 
     /// Acknowledges for good.
@@ -226,7 +227,8 @@ impl Source {
         let proved = if proven {
             prove(&self.channel, self.within, &self.queue, upto, &single).await
         } else {
-            self.tell(upto, &single).await
+            let telling = timeout(self.within, acknowledge(&self.channel, upto, &single)).await;
+            telling.unwrap_or_else(|_| Err(error::late(self.within)))
         };
         proved.inspect_err(|_| self.fail())?;
         let mut tags = lock(&self.tags);
@@ -234,17 +236,6 @@ impl Source {
             if tags.open.remove(tag).is_some_and(|grant| grant == tags.grants) {
                 tags.used = tags.used.saturating_sub(1);
             }
-        }
-        Ok(())
-    }
-
-    async fn tell(&self, upto: Option<u64>, single: &[u64]) -> Result<()> {
-        let options = |multiple| BasicAckOptions { multiple };
-        if let Some(tag) = upto {
-            asked(self.within, self.channel.basic_ack(tag, options(true))).await?;
-        }
-        for tag in single {
-            asked(self.within, self.channel.basic_ack(*tag, options(false))).await?;
         }
         Ok(())
     }
