@@ -11,32 +11,24 @@ use lapin::message::Delivery;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use linchpin_core::bus::{NO_REPLY, Order, is_for};
-use linchpin_core::{Error, Result, Timestamp};
+use linchpin_core::bus::Order;
+use linchpin_core::{Error, Result};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::admin::GUESS;
 use super::core::lock;
-use super::delay::ttl;
 use super::error;
+use super::fetch::TURN;
 use super::link::asked;
 use super::member::Member;
-use super::message;
-use super::ordered::Turns;
 use super::source::Source;
-use super::state::{Held, Parcel};
+
+use super::turns::Turns;
 
 /// The wait after a failure.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long nobody may have asked until what came goes back to where others find it.
 const IDLE: Duration = Duration::from_millis(250);
-/// How long partitions with something for nobody are listened to before others get their turn, where not all can.
-const TURN: Duration = Duration::from_millis(30);
-/// How long a queue is looked at until its consumer has what it may have, and the pause between two looks.
-const STOPPING: Duration = Duration::from_secs(2);
-const SOON: Duration = Duration::from_millis(3);
-/// The most that is fetched ahead from one queue. A member that dies counts as handed out what it had fetched.
-const AHEAD: u32 = 256;
 
 pub(super) enum Event {
     Came(Arc<Source>, u32, Box<Delivery>),
@@ -51,11 +43,11 @@ pub(super) struct Driver {
     pub(super) member: Arc<Member>,
     pub(super) streams: SelectAll<BoxStream<'static, Event>>,
     /// Without order: by partition.
-    sources: BTreeMap<u32, Arc<Source>>,
+    pub(super) sources: BTreeMap<u32, Arc<Source>>,
     /// How many came by the present grant, by source.
-    came: BTreeMap<u64, u32>,
-    window: u32,
-    turn_at: Instant,
+    pub(super) came: BTreeMap<u64, u32>,
+    pub(super) window: u32,
+    pub(super) turn_at: Instant,
     control: Option<Channel>,
     look: Option<(u64, BoxFuture<'static, Result<()>>)>,
     pub(super) turns: Turns,
@@ -95,16 +87,6 @@ impl Driver {
             look: None,
             turns: Turns::default(),
         }
-    }
-
-    /// A listener's queue is there from the beginning.
-    pub(super) async fn listen(&mut self, source: Arc<Source>) -> Result<()> {
-        let most = u32::try_from(self.member.options.max_in_flight).unwrap_or(u32::MAX);
-        if let Some((grant, consumer)) = source.grant(most.min(4 * AHEAD)).await? {
-            self.streams.push(events(&source, grant, consumer));
-        }
-        self.sources.insert(0, source);
-        Ok(())
     }
 
     /// Looks after the member until it left.
@@ -202,85 +184,6 @@ impl Driver {
         drop(state);
         self.prune_ordered();
         self.control.take_if(|channel| !channel.status().connected());
-    }
-
-    /// Lets deliveries come: from every queue, as many as are asked for, and more ahead for those who are quick.
-    async fn let_come(&mut self) -> Result<()> {
-        let Some(slot) = self.member.slot.clone() else { return self.listen_again().await };
-        let missing: Vec<u32> =
-            self.member.parts.iter().copied().filter(|p| !self.sources.contains_key(p)).collect();
-        let opening = missing.into_iter().map(|p| {
-            let source = self.member.source(slot.queue(p));
-            async move { Ok::<_, Error>((p, source.await?)) }
-        });
-        let opened = try_join_all(opening).await?;
-        self.sources.extend(opened);
-        let (wanted, holds, empty) = {
-            let state = lock(&self.member.state);
-            (state.wanted, state.holds(), !state.is_ready())
-        };
-        if !empty {
-            return Ok(());
-        }
-        let free: u32 = self.sources.values().map(|source| source.free()).sum();
-        let room = self.member.options.max_in_flight.saturating_sub(holds + free as usize);
-        let mut starving: Vec<Arc<Source>> =
-            self.sources.values().filter(|source| source.free() == 0).cloned().collect();
-        let room = if room == 0 && !starving.is_empty() && free > 0 && Instant::now() >= self.turn_at {
-            // Not all can have something at once: those who had nothing for anybody make room.
-            let idle: Vec<_> = self.sources.values().filter(|source| source.free() > 0).cloned().collect();
-            for source in &idle {
-                self.stop(source).await?;
-            }
-            self.turn_at = Instant::now() + TURN;
-            let turn = fastrand::usize(..starving.len());
-            starving.rotate_left(turn);
-            self.read_all().await?;
-            let free: u32 = self.sources.values().map(|source| source.free()).sum();
-            let holds = lock(&self.member.state).holds();
-            self.member.options.max_in_flight.saturating_sub(holds + free as usize)
-        } else {
-            room
-        };
-        if room == 0 || starving.is_empty() {
-            return Ok(());
-        }
-        let each = wanted.div_ceil(self.sources.len().max(1)).max(self.window as usize).max(1);
-        let count = starving.len();
-        let shares = starving.into_iter().enumerate();
-        let shares =
-            shares.map(|(n, source)| (source, (room / count + usize::from(n < room % count)).min(each)));
-        self.grant(shares.filter(|(_, share)| *share > 0).collect()).await
-    }
-
-    async fn listen_again(&mut self) -> Result<()> {
-        if !self.sources.is_empty() {
-            return Ok(());
-        }
-        let source = super::bus::listen(&self.member).await?;
-        self.listen(source).await
-    }
-
-    async fn grant(&mut self, shares: Vec<(Arc<Source>, usize)>) -> Result<()> {
-        let granting = shares.iter().map(|(source, share)| async move {
-            let granted = source.grant(u32::try_from(*share).unwrap_or(u32::MAX)).await;
-            granted.map(|granted| granted.map(|(grant, consumer)| (source.clone(), grant, consumer)))
-        });
-        let mut result = Ok(());
-        for granted in join_all(granting).await {
-            match granted {
-                Ok(None) => {}
-                Ok(Some((source, grant, consumer))) => {
-                    if grant > 1 {
-                        self.window = (self.window * 2).clamp(8, AHEAD);
-                    }
-                    self.came.insert(source.id, 0);
-                    self.streams.push(events(&source, grant, consumer));
-                }
-                Err(failure) => result = Err(failure),
-            }
-        }
-        result
     }
 
     /// Makes sure that what is there has come.
@@ -406,120 +309,6 @@ impl Driver {
             }
             Event::Ended(..) => Ok(()),
         }
-    }
-
-    async fn received(&mut self, source: Arc<Source>, grant: u32, delivery: Delivery) -> Result<()> {
-        let Delivery { delivery_tag: tag, properties, data, routing_key, .. } = delivery;
-        let came = message::read(&properties, data);
-        if came.marker {
-            source.drop_marker(tag).await;
-            return Ok(());
-        }
-        if source.is_broken() {
-            // It goes back.
-            return Ok(());
-        }
-        source.arrived(tag, grant);
-        self.grow(&source).await?;
-        let member = self.member.clone();
-        if !is_for(&came.stored.message, member.group()) && member.options.group.is_some() {
-            return source.done(&[tag]).await;
-        }
-        let partition = self.partition(&source).unwrap_or_else(|| routing_key.as_str().parse().unwrap_or(0));
-        if member.slot.is_none() && !member.parts.contains(&partition) {
-            return source.done(&[tag]).await;
-        }
-        let seq = lock(&member.state).number();
-        let (mut stored, returns) = (came.stored, came.returns);
-        let early = stored.due.filter(|due| member.slot.is_some() && ttl(*due, Timestamp::now()).is_some());
-        let (attempts, due) = self.history(partition, &stored, returns);
-        stored.due = due;
-        let fence = self.fence(partition);
-        let parcel = Parcel { source, tag, partition, stored, attempts, returns, seq, fence };
-        if attempts >= member.options.max_attempts {
-            let last = Parcel { attempts: attempts - 1, ..parcel };
-            let held = Held { parcel: last, until: Instant::now(), settling: true };
-            return member.bury(&held.parcel.source, vec![(&held, NO_REPLY)]).await;
-        }
-        if early.is_some() {
-            // On its way to when it is due.
-            return member.give_back(vec![(parcel, attempts, early)]).await;
-        }
-        lock(&member.state).arrange(parcel, due, member.options.order);
-        Ok(())
-    }
-
-    /// Whoever is quick gets more ahead.
-    async fn grow(&mut self, source: &Arc<Source>) -> Result<()> {
-        let Some(came) = self.came.get_mut(&source.id) else { return Ok(()) };
-        *came += 1;
-        let most = self.member.options.max_in_flight / self.sources.len().max(1);
-        let most = AHEAD.min(u32::try_from(most).unwrap_or(AHEAD));
-        let granted = source.granted();
-        if source.free() > 0 || *came < granted.saturating_mul(8).max(16) || granted * 2 > most {
-            return Ok(());
-        }
-        self.window = (granted * 2).max(self.window).min(most);
-        let window = self.window as usize;
-        let holds = lock(&self.member.state).holds();
-        let free: u32 = self.sources.values().map(|source| source.free()).sum();
-        if holds + free as usize + window > self.member.options.max_in_flight {
-            return Ok(());
-        }
-        self.grant(vec![(source.clone(), window)]).await
-    }
-
-    fn partition(&self, source: &Arc<Source>) -> Option<u32> {
-        self.member.slot.as_ref()?;
-        let unordered = self.sources.iter().find(|(_, s)| s.id == source.id).map(|(p, _)| *p);
-        unordered.or_else(|| {
-            let state = lock(&self.member.state);
-            state.owned.iter().find(|(_, owned)| owned.source.id == source.id).map(|(p, _)| *p)
-        })
-    }
-
-    /// Lets nothing more come, once the consumer has got all it may have, or there is nothing for it: what is on its way would be
-    /// taken back, and counted.
-    pub(super) async fn stop(&mut self, source: &Arc<Source>) -> Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < STOPPING {
-            let full = source.hold().await;
-            if source.free() == 0 {
-                return source.cancel().await;
-            }
-            drop(full);
-            let waiting = look(&source.channel, &source.queue, self.member.core.config.timeout).await?;
-            self.read_all().await?;
-            if waiting == 0 {
-                break;
-            }
-            // An acknowledgement is on its way through the queue's log, and lets one more come.
-            sleep(SOON).await;
-        }
-        source.cancel().await
-    }
-
-    /// Puts back what nobody asked for, and lets nothing more come.
-    async fn rest(&mut self) -> Result<()> {
-        let sources: Vec<Arc<Source>> = self.sources.values().cloned().collect();
-        for source in &sources {
-            self.stop(source).await?;
-        }
-        self.window = 0;
-        self.read_all().await?;
-        let back: Vec<_> = {
-            let mut state = lock(&self.member.state);
-            let early = std::mem::take(&mut state.early);
-            state.shelf.drain(..).chain(early.into_values()).collect()
-        };
-        if back.is_empty() || self.member.slot.is_none() {
-            return Ok(());
-        }
-        let back = back.into_iter().map(|parcel| {
-            let (attempts, due) = (parcel.attempts, parcel.stored.due);
-            (parcel, attempts, due)
-        });
-        self.member.give_back(back.collect()).await
     }
 
     /// Leaves: what it holds goes to the others at once.

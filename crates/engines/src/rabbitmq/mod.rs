@@ -49,6 +49,7 @@ mod delay;
 mod doctor;
 mod driver;
 mod error;
+mod fetch;
 mod link;
 mod member;
 mod message;
@@ -63,6 +64,7 @@ mod state;
 mod stats;
 mod subscription;
 mod topic;
+mod turns;
 mod url;
 
 use std::sync::Arc;

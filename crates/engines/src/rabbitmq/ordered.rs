@@ -1,32 +1,24 @@
 //! Order: a partition has one owner, who has its turn in hand, and lets its messages out through a gate.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use lapin::Channel;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::FieldTable;
 use linchpin_core::bus::Gate;
 use linchpin_core::{Result, Timestamp};
 use tokio::time::{Instant, sleep};
 
 use super::admin::Admin;
 use super::core::lock;
-use super::driver::{Driver, Event, enrol, events};
+use super::driver::{Driver, events};
 use super::error;
-use super::link::asked;
 use super::member::Member;
 use super::message::Stored;
 use super::notes::{Fact, Facts};
 use super::source::Source;
 use super::state::{Held, Parcel};
 
-/// How often a member looks whether its share has changed.
-const SHARE: Duration = Duration::from_millis(200);
 /// How long after a change of members each keeps to what all can have, so that none has two more than another.
-const CHANGE: Duration = Duration::from_millis(300);
+pub(super) const CHANGE: Duration = Duration::from_millis(300);
 /// The pause between two looks at what must end soon.
 const SOON: Duration = Duration::from_millis(5);
 /// The most that is read of one partition: behind it, messages wait in the queue for one of these to be settled.
@@ -61,37 +53,8 @@ impl Owned {
     }
 }
 
-/// The turns a member waits for, and has.
-#[derive(Debug, Default)]
-pub(super) struct Turns {
-    channel: Option<Channel>,
-    waiting: Vec<u32>,
-    came: Vec<(u32, u64)>,
-    held: BTreeMap<u32, u64>,
-    look_at: Option<Instant>,
-    members: u64,
-    changed_at: Option<Instant>,
-    began_at: Option<Instant>,
-}
-
-impl Turns {
-    pub(super) fn look_at(&self) -> Option<Instant> {
-        self.look_at.filter(|_| self.channel.is_some())
-    }
-
-    pub(super) fn came(&mut self, partition: u32, tag: u64) {
-        self.came.push((partition, tag));
-    }
-
-    fn end(&mut self) -> Option<Channel> {
-        let channel = self.channel.take();
-        *self = Self::default();
-        channel
-    }
-}
-
 impl Driver {
-    fn slot(&self) -> Result<super::names::Slot> {
+    pub(super) fn slot(&self) -> Result<super::names::Slot> {
         self.member.slot.clone().ok_or_else(|| error::missing(&self.member.topic.name))
     }
 
@@ -142,14 +105,6 @@ impl Driver {
         }
     }
 
-    /// Gives a turn back, without waiting.
-    fn pass_on(&mut self, partition: u32) {
-        if let (Some(tag), Some(channel)) = (self.turns.held.remove(&partition), self.turns.channel.clone()) {
-            let options = BasicNackOptions { requeue: true, multiple: false };
-            tokio::spawn(async move { channel.basic_nack(tag, options).await });
-        }
-    }
-
     pub(super) async fn tend_ordered(&mut self, asks: bool, idle: bool) -> Result<()> {
         if !asks {
             return if idle { self.rest_ordered().await } else { Ok(()) };
@@ -166,107 +121,6 @@ impl Driver {
         let patience = self.turns.began_at.is_none_or(|at| at.elapsed() > 2 * CHANGE);
         if patience || !lock(&self.member.state).owned.is_empty() {
             self.begin_look();
-        }
-        Ok(())
-    }
-
-    /// Tells the others that it wants partitions.
-    async fn want(&mut self) -> Result<()> {
-        let channel = self.member.link.channel().await?;
-        let within = self.member.core.config.timeout;
-        asked(within, channel.basic_qos(1, BasicQosOptions::default())).await?;
-        let wanting = enrol(&channel, &self.slot()?.wanting(), within).await?;
-        // That it ends is heard with the turns.
-        self.streams.push(wanting.filter_map(async |_| None).boxed());
-        let began_at = Some(Instant::now());
-        self.turns = Turns { channel: Some(channel), began_at, ..Turns::default() };
-        Ok(())
-    }
-
-    /// Keeps what is its share, waits for what may become its share, leaves what isn't any more.
-    async fn share(&mut self) -> Result<()> {
-        let wanting = self.slot()?.wanting();
-        let members = self.member.core.admin().count(&wanting).await?;
-        let members = members.ok_or_else(|| error::missing(&self.member.topic.name))?.1.max(1);
-        let now = Instant::now();
-        self.turns.look_at = Some(now + SHARE);
-        if members != self.turns.members {
-            (self.turns.members, self.turns.changed_at) = (members, Some(now));
-        }
-        let parts = self.member.parts.clone();
-        let owned: Vec<u32> = lock(&self.member.state).owned.keys().copied().collect();
-        let allowed = self.allowed(parts.len(), owned.len());
-        let surplus: Vec<u32> =
-            owned.iter().rev().take(owned.len().saturating_sub(allowed)).copied().collect();
-        if owned.len() >= allowed {
-            self.wait_for(Vec::new()).await?;
-        }
-        for partition in owned {
-            let out = self.is_out(partition);
-            let leaving = surplus.contains(&partition);
-            if let Some(owned) = lock(&self.member.state).owned.get_mut(&partition) {
-                owned.leaving = leaving;
-            }
-            if leaving && !out {
-                self.release(partition).await?;
-            }
-        }
-        let owned = lock(&self.member.state).owned.len();
-        if owned < allowed {
-            let held = &self.turns.held;
-            let missing = parts.into_iter().filter(|p| !held.contains_key(p)).collect();
-            self.wait_for(missing).await?;
-        }
-        Ok(())
-    }
-
-    fn allowed(&self, parts: usize, owned: usize) -> usize {
-        let members = usize::try_from(self.turns.members).unwrap_or(usize::MAX).max(1);
-        let (base, extra) = (parts / members, parts % members);
-        let settled = self.turns.changed_at.is_none_or(|at| at.elapsed() > CHANGE);
-        let allowed = match (extra, base) {
-            (0, _) => base,
-            (_, 0) if owned > 0 || settled => 1,
-            _ if settled => base + 1,
-            _ => base,
-        };
-        allowed.min(self.member.options.max_in_flight)
-    }
-
-    fn is_out(&self, partition: u32) -> bool {
-        lock(&self.member.state).held.values().any(|held| held.parcel.partition == partition)
-    }
-
-    /// Waits in line for these partitions, and for no others.
-    async fn wait_for(&mut self, partitions: Vec<u32>) -> Result<()> {
-        let Some(channel) = self.turns.channel.clone() else { return Ok(()) };
-        let (slot, within) = (self.slot()?, self.member.core.config.timeout);
-        for partition in std::mem::take(&mut self.turns.waiting) {
-            if partitions.contains(&partition) {
-                self.turns.waiting.push(partition);
-                continue;
-            }
-            let tag = partition.to_string().as_str().into();
-            asked(within, channel.basic_cancel(tag, BasicCancelOptions::default())).await?;
-        }
-        for partition in partitions {
-            if self.turns.waiting.contains(&partition) {
-                continue;
-            }
-            let (queue, tag) = (slot.turn(partition), partition.to_string());
-            let options = BasicConsumeOptions::default();
-            let consuming = channel.basic_consume(
-                queue.as_str().into(),
-                tag.as_str().into(),
-                options,
-                FieldTable::default(),
-            );
-            let turns = asked(within, consuming).await?;
-            self.turns.waiting.push(partition);
-            let came = turns.filter_map(move |came| async move {
-                came.ok().map(|delivery| Event::Turn(partition, delivery.delivery_tag))
-            });
-            self.streams.push(came.boxed());
         }
         Ok(())
     }
@@ -318,7 +172,7 @@ impl Driver {
     ///
     /// That it goes back in order, what is on its way as well, takes that the channel ends with its consumer: what is on its way to
     /// one that was cancelled goes back first.
-    async fn release(&mut self, partition: u32) -> Result<()> {
+    pub(super) async fn release(&mut self, partition: u32) -> Result<()> {
         let found = lock(&self.member.state).owned.get(&partition).map(|owned| owned.source.clone());
         let Some(source) = found else { return Ok(()) };
         let noted = self.note_all(partition, &source).await;
@@ -357,7 +211,8 @@ impl Driver {
             return Ok(());
         }
         self.wait_for(Vec::new()).await?;
-        for (partition, _) in std::mem::take(&mut self.turns.came) {
+        for (partition, tag) in std::mem::take(&mut self.turns.came) {
+            self.turns.held.insert(partition, tag);
             self.pass_on(partition);
         }
         let owned: Vec<u32> = lock(&self.member.state).owned.keys().copied().collect();
@@ -368,14 +223,6 @@ impl Driver {
             self.stop_wanting().await;
         }
         Ok(())
-    }
-
-    async fn stop_wanting(&mut self) {
-        if let Some(channel) = self.turns.end() {
-            let within = self.member.core.config.timeout;
-            // One that is gone is as good.
-            let _ = tokio::time::timeout(within, channel.close(200, "done".into())).await;
-        }
     }
 
     pub(super) async fn leave_all(&mut self) -> Result<()> {

@@ -64,13 +64,11 @@ impl Core {
         let mut gone = false;
         for (at, partition, sent) in sent {
             let result = match sent {
-                Ok(confirm) => match timeout_at(deadline, confirmed(confirm)).await {
-                    Ok(Ok(Some(()))) => Ok(Position { partition, offset: None }),
-                    Ok(Ok(None)) => Err(error::missing(name)),
-                    Ok(Err(failure)) if failure.kind() == Kind::NotFound => Err(error::missing(name)),
-                    Ok(Err(failure)) => Err(failure),
-                    Err(_) => Err(error::late(self.config.timeout)),
-                },
+                Ok(confirm) => {
+                    let answer = timeout_at(deadline, confirmed(confirm)).await;
+                    let answer = answer.unwrap_or_else(|_| Err(error::late(self.config.timeout)));
+                    stored(name, answer).map(|()| Position { partition, offset: None })
+                }
                 Err(_) if gone => Err(error::missing(name)),
                 Err(unsent) => Err(unsent),
             };
@@ -153,6 +151,15 @@ impl Core {
         let due = after(Timestamp::now(), delay);
         let stored = Stored { message, time: due, due: Some(due), attempts: 0 };
         Ok((partition, To { exchange, key }, stored))
+    }
+}
+
+/// What the answer means to who published to this topic.
+fn stored(topic: &str, answer: Result<Option<()>>) -> Result<()> {
+    match answer {
+        Ok(stored) => stored.ok_or_else(|| error::missing(topic)),
+        Err(failure) if failure.kind() == Kind::NotFound => Err(error::missing(topic)),
+        Err(failure) => Err(failure),
     }
 }
 
