@@ -22,6 +22,7 @@ pub mod nats;
 #[cfg(any(
     feature = "redis",
     feature = "nats",
+    feature = "rabbitmq",
     feature = "zookeeper",
     feature = "mysql",
     feature = "postgres"

@@ -164,9 +164,27 @@ pub(super) fn connect(said: Said, config: &Config) -> Error {
             new(Kind::Denied, format!("the user may not use the virtual host {vhost:?}"), help)
         }
         Some(_) => return not_applied(map(said)).op("open"),
-        None => new(Kind::Unavailable, "the server can't be reached".into(), REACH),
+        None => match by_certificate(&said) {
+            Some((kind, message, help)) => new(kind, message.into(), help),
+            None => new(Kind::Unavailable, "the server can't be reached".into(), REACH),
+        },
     };
     not_applied(found).op("open").source(said)
+}
+
+/// What TLS says of certificates.
+fn by_certificate(said: &Said) -> Option<(Kind, &'static str, &'static str)> {
+    let Cause::IOError(failure) = said.kind() else { return None };
+    let text = failure.to_string();
+    if text.contains("invalid peer certificate") {
+        let help = "name the authority that signed it in tls_ca=, and the server as its certificate does";
+        return Some((Kind::Config, "the server's certificate isn't trusted", help));
+    }
+    text.contains("received fatal alert").then_some((
+        Kind::Config,
+        "the server asks for a certificate, or doesn't trust the one it got",
+        "name them in tls_cert= and tls_key=",
+    ))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A connection to the server that is opened again when it is needed and was lost.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use linchpin_core::{Error, Kind, Result};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::error;
 use super::url::Config;
+use super::{NAME, error};
+use crate::pem::{CERTIFICATE, PRIVATE_KEY, pem};
 
 /// One connection. Whoever finds it lost opens it again.
 #[derive(Debug)]
@@ -108,17 +110,14 @@ async fn dial(
 }
 
 fn tls(config: &Config) -> Result<OwnedTLSConfig> {
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|failure| {
-            let message = format!("{} can't be read", path.display());
-            error::error(Kind::Config, message).help("check tls_ca=, tls_cert= and tls_key=").source(failure)
-        })
-    };
+    let read = |path: &Path, part| pem(path, part).map_err(|e| e.engine(NAME).op("open"));
     let identity = match &config.tls_identity {
-        Some((pem, key)) => Some(OwnedIdentity::PKCS8 { pem: read(pem)?, key: read(key)? }),
+        Some((cert, key)) => {
+            Some(OwnedIdentity::PKCS8 { pem: read(cert, CERTIFICATE)?, key: read(key, PRIVATE_KEY)? })
+        }
         None => None,
     };
-    let chain = config.tls_ca.as_deref().map(read).transpose()?;
+    let chain = config.tls_ca.as_deref().map(|path| read(path, CERTIFICATE)).transpose()?;
     let cert_chain = chain.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Ok(OwnedTLSConfig { identity, cert_chain })
 }
