@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linchpin_core::bus::{NO_REPLY, Order, Receipt, Settle};
-use linchpin_core::{Error, Result, Timestamp};
+use linchpin_core::{Result, Timestamp};
 use tokio::time::Instant;
 
 use super::core::lock;
@@ -195,10 +195,9 @@ impl Member {
             self.put_back(back.collect()).await
         };
         self.changed.notify_waiters();
-        done.map_err(|e: Error| {
+        done.inspect_err(|_| {
             // Its fate is unknown here, and known to the queue: it comes again from there.
             source.fail();
-            e
         })
     }
 }
