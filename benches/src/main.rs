@@ -13,6 +13,7 @@ mod kafka;
 mod machine;
 mod naive;
 mod nats;
+mod rabbitmq;
 mod redis_streams;
 mod registry;
 mod sql;
@@ -46,6 +47,10 @@ const CLAIMS: &[&Claim] = &[
     &jetstream::PUBLISH_1K,
     &jetstream::CONSUME,
     &jetstream::CONSUME_1K,
+    &rabbitmq::PUBLISH,
+    &rabbitmq::PUBLISH_1K,
+    &rabbitmq::CONSUME,
+    &rabbitmq::CONSUME_1K,
     &sql::POSTGRES_PUBLISH,
     &sql::POSTGRES_CONSUME,
     &sql::MYSQL_PUBLISH,

@@ -57,10 +57,11 @@ struct Totals {
 }
 
 /// What the suite runs on; what else the harness knows waits for its capability.
-const SUITE: [&str; 11] = [
+const SUITE: [&str; 12] = [
     "redis",
     "redis-cluster",
     "nats",
+    "rabbitmq",
     "postgres",
     "mariadb",
     "kafka",

@@ -155,6 +155,13 @@ pub(crate) const TARGETS: &[Target] = &[
     },
     Target { name: "nats", server: Some("nats"), bus: Some(|place| place.prefixed("nats")), ..SERVER },
     Target {
+        name: "rabbitmq",
+        server: Some("rabbitmq"),
+        lease: Duration::from_secs(3),
+        bus: Some(|place| place.prefixed("amqp")),
+        ..SERVER
+    },
+    Target {
         name: "etcd",
         server: Some("etcd"),
         cluster: Some("etcd-3"),

@@ -5,6 +5,7 @@
 //! * `redis` — streams, on one server or over a cluster; channels.
 //! * `kafka` — Kafka's topics and groups, with a settle per message on top.
 //! * `nats` — NATS with JetStream.
+//! * `rabbitmq` — RabbitMQ's quorum queues, over AMQP 0-9-1.
 //! * `etcd` — coordination on etcd.
 //! * `consul` — coordination on Consul.
 //! * `zookeeper` — coordination on ZooKeeper.
@@ -21,11 +22,14 @@ pub mod nats;
 #[cfg(any(
     feature = "redis",
     feature = "nats",
+    feature = "rabbitmq",
     feature = "zookeeper",
     feature = "mysql",
     feature = "postgres"
 ))]
 mod pem;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(any(feature = "sqlite", feature = "mysql", feature = "postgres"))]

@@ -36,6 +36,10 @@ pub const KAFKA: Scheme = scheme("kafka", "kafka", BY_KAFKA);
 pub const NATS: Scheme = scheme("nats", "nats", BY_NATS);
 /// The same, encrypted.
 pub const NATS_TLS: Scheme = scheme("nats+tls", "nats", BY_NATS);
+/// RabbitMQ: `amqp://user:password@host:5672/vhost`.
+pub const AMQP: Scheme = scheme("amqp", "rabbitmq", BY_RABBITMQ);
+/// The same, encrypted.
+pub const AMQPS: Scheme = scheme("amqps", "rabbitmq", BY_RABBITMQ);
 /// etcd: `etcd://user:password@host:2379,host:2379`.
 pub const ETCD: Scheme = scheme("etcd", "etcd", BY_ETCD);
 /// The same, encrypted.
@@ -118,6 +122,15 @@ const BY_NATS: Option<Ways> = Some(Ways {
 });
 #[cfg(not(feature = "nats"))]
 const BY_NATS: Option<Ways> = None;
+
+#[cfg(feature = "rabbitmq")]
+const BY_RABBITMQ: Option<Ways> = Some(Ways {
+    bus: Some(|url| Box::pin(async move { crate::rabbitmq::open(&url).await })),
+    examine: Some(|url| Box::pin(crate::rabbitmq::examine(url))),
+    ..Ways::NONE
+});
+#[cfg(not(feature = "rabbitmq"))]
+const BY_RABBITMQ: Option<Ways> = None;
 
 #[cfg(feature = "etcd")]
 const BY_ETCD: Option<Ways> = Some(Ways {

@@ -45,6 +45,8 @@ pub const ENGINES: &[Scheme] = &[
     engines::KAFKA,
     engines::NATS,
     engines::NATS_TLS,
+    engines::AMQP,
+    engines::AMQPS,
     engines::ETCD,
     engines::ETCD_TLS,
     engines::CONSUL,

@@ -60,6 +60,11 @@ fn nats() {
 }
 
 #[test]
+fn rabbitmq() {
+    all("rabbitmq", &[&OF_THE_BUS]);
+}
+
+#[test]
 fn etcd() {
     all("etcd", &[&OF_COORDINATION]);
 }

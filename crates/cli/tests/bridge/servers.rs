@@ -7,7 +7,8 @@ use crate::{file, kill_and_finish};
 
 const KILLS: usize = 2;
 /// Each hands on to the next what it got from the one before.
-const CHAIN: [&str; 6] = ["kafka", "redis", "postgres", "nats", "redis-cluster", "mariadb"];
+/// The last keeps nothing for who comes later.
+const CHAIN: [&str; 7] = ["kafka", "redis", "postgres", "nats", "redis-cluster", "mariadb", "rabbitmq"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_goes_round_the_engines_and_loses_nothing() {
