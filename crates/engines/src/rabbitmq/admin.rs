@@ -79,7 +79,7 @@ impl<'c> Admin<'c> {
     ///
     /// A node notes which log belongs to which queue in a file that it writes seconds later. Killed before that, it knows the
     /// queue but not its log, and begins an empty one. It writes the file at once when it looks for a name that it
-    /// hasn't met, so it is made to look for one, on every node. Servers with Ra 2.11 write it by themselves.
+    /// hasn't met, so it is made to look for one, on every node. Servers with rabbitmq/ra#443 write it by themselves.
     pub(super) async fn seal(&mut self, names: &Names) -> Result<()> {
         let (name, options) = (names.seal(), QueueDeclareOptions { durable: true, ..Default::default() });
         let arguments = table([

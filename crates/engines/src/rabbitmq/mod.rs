@@ -27,7 +27,7 @@
 //! back then counts as nobody's death.
 //!
 //! *New queues.* A server that is killed within seconds of making a quorum queue may have forgotten which log belongs to it, and
-//! begins an empty one; that is mended in Ra 2.11, which RabbitMQ 3.13.4 has. Nothing is stored in a queue before each node was made to
+//! begins an empty one (rabbitmq/ra#443; 3.10.8 does it, releases with that change shouldn't). Nothing is stored in a queue before each node was made to
 //! write its log's name down, which costs a short-lived queue `~seal-…` whenever a topic, a group or a delay is new.
 //!
 //! *Delay.* A message waits in stages, queues with one time to live each, 2^n milliseconds, and goes on by itself; the members of a group send it
@@ -38,7 +38,7 @@
 //! * A member that dies counts as handed out what it had fetched ahead, at most 256 messages of a partition, and what the death of a
 //!   connection takes from a living member counts, too. Without order so does what is on its way to a member in the moment in which it
 //!   stops asking.
-//! * That a new queue is written down survives the death of a server, not a power failure in the seconds after, before Ra 2.11.
+//! * That a new queue is written down survives the death of a server, not a power failure in the seconds after.
 //! * Queues have no past: a group that isn't the first begins with what is published from then on. What was settled is gone.
 //! * [`GroupStats::in_flight`](linchpin_core::bus::GroupStats::in_flight) and
 //!   [`TopicStats::oldest`](linchpin_core::bus::TopicStats::oldest) tell of members of the same process. `lag` counts markers that

@@ -1,7 +1,7 @@
 //! What exchanges and queues are called.
 
 /// The longest name in AMQP is 255 bytes; what is longer than this is cut, and told apart by its hash.
-const LONGEST: usize = 160;
+const LONGEST: usize = 150;
 
 #[derive(Debug, Clone)]
 pub(super) struct Names {
