@@ -26,8 +26,6 @@ async fn a_topic_goes_round_the_engines_and_loses_nothing() {
         assert_eq!((&result["complete"], &result["ordered"]), (&true.into(), &true.into()), "{engine}");
         // A batch for each kill, and for each lease that ends because the machine is busy.
         assert!(repeats <= MESSAGES / 10, "{engine}: {repeats} repeats");
-        let there = target.stats(Some("orders")).await.unwrap().remove(0);
-        assert!(there.messages >= MESSAGES as u64, "{engine}: {there:?}");
         target.close().await.unwrap();
         running.push(server);
         from = to;
