@@ -85,7 +85,8 @@ pub(super) async fn a_semaphore_gives_no_more_than_its_permits(s: Space) {
     assert!(semaphore.try_acquire().await.unwrap().is_none());
     assert_kind(semaphore.acquire_within(MOMENT).await, Kind::Timeout);
     held.pop().unwrap().release().await.unwrap();
-    assert!(semaphore.try_acquire().await.unwrap().is_some());
+    // Who gave up leaves the line in the background, but it does.
+    semaphore.acquire_within(SOON).await.unwrap();
 }
 
 pub(super) async fn an_election_has_one_leader_at_a_time(s: Space) {
