@@ -18,6 +18,9 @@ use super::url::{Acks, Config, Sasl};
 /// How often an unanswered greeting looks whether it was turned away.
 const GREETING: Duration = Duration::from_secs(1);
 
+/// How long it listens for that then.
+const LISTENING: Duration = Duration::from_millis(100);
+
 /// A consumer that only asks: metadata, offsets, commits.
 pub(super) type Asker = BaseConsumer<DefaultConsumerContext>;
 
@@ -135,25 +138,27 @@ pub(super) fn patiently<T>(timeout: Duration, ask: impl Fn() -> Result<T>) -> Re
     }
 }
 
-/// Why brokers turn the client away. librdkafka goes on trying for as long as it may, and says this only beside its answer.
+/// Why brokers turn the client away. librdkafka goes on trying for as long as it may, and says this only beside its answer,
+/// among much else that never ends while nobody can be reached.
 fn refusal(asker: &Asker) -> Option<Error> {
-    // Without some patience it ends at what isn't an error.
-    while let Some(event) = asker.poll(Duration::from_millis(100)) {
-        if let Err(failure) = event
-            && matches!(
-                failure.rdkafka_error_code(),
-                Some(
-                    Code::Authentication
-                        | Code::SaslAuthenticationFailed
-                        | Code::SSL
-                        | Code::UnsupportedSASLMechanism
-                )
-            )
-        {
-            return Some(map(failure, "open"));
+    let deadline = Instant::now() + LISTENING;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match asker.poll(left)? {
+            Err(failure) if failure.rdkafka_error_code().is_some_and(is_refusal) => {
+                return Some(map(failure, "open"));
+            }
+            _ if left.is_zero() => return None,
+            _ => {}
         }
     }
-    None
+}
+
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::UnsupportedSASLMechanism
+    )
 }
 
 /// What the bus asks the cluster with.
