@@ -27,7 +27,7 @@ const LONG_DEADLINE: Duration = Duration::from_secs(240);
 /// With this in the environment, what can't be run fails.
 const REQUIRE_ALL: &str = "LINCHPIN_REQUIRE_ALL";
 /// Cells at a time: most of them wait.
-const THREADS: usize = 12;
+const THREADS: usize = 8;
 
 /// Those that keep every processor busy go one at a time, so that they don't make the others late.
 static BUSY: Mutex<()> = Mutex::new(());
