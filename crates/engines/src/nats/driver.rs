@@ -279,6 +279,13 @@ impl Member {
     async fn hand_over(&self, partition: u32) -> Result<bool> {
         let Some(page) = self.pages.get(partition as usize) else { return Ok(true) };
         if self.options.order != Order::None {
+            // What is still being taken would overtake what goes back before it.
+            if let Some(hold) = self.lock().hold(partition) {
+                hold.leaving = true;
+                if hold.taking {
+                    return Ok(false);
+                }
+            }
             self.give_back(|flight| flight.partition == partition).await?;
         }
         {
