@@ -17,9 +17,9 @@ pub(super) async fn a_killed_consumer_loses_its_deliveries(w: World) {
     publish(&w.bus, "t", 0..10).await;
     let mut child = w.child().await;
     child.join("t", "g", false, lease_ms()).await;
-    let started = Instant::now();
     let held = child.take(10).await;
     child.kill().await;
+    let started = Instant::now();
     let sub = join(&w.bus, "t", &brief("g")).await;
     let again = take(&sub, 10).await;
     let took = started.elapsed();
@@ -34,14 +34,19 @@ pub(super) async fn a_frozen_consumer_is_fenced(w: World) {
     publish(&w.bus, "t", 0..1).await;
     let mut child = w.child().await;
     child.join("t", "g", false, lease_ms()).await;
-    let started = Instant::now();
     let held = child.take(1).await.remove(0);
     child.freeze();
+    let started = Instant::now();
     // What it will do first when it goes on.
     child.tell(&Command::Ack { receipt: held.receipt }).await;
     let sub = join(&w.bus, "t", &brief("g")).await;
+    let joined = started.elapsed();
     let delivery = one(&sub).await;
-    assert!(started.elapsed() <= lease() + GRACE, "after {:?}", started.elapsed());
+    assert!(
+        started.elapsed() <= lease() + GRACE,
+        "joined after {joined:?}, told after {:?}",
+        started.elapsed()
+    );
     assert_eq!(delivery.attempt, 2);
     child.thaw();
     let answer = child.event().await;

@@ -12,7 +12,7 @@ use linchpin_core::{Kind, Result};
 use tokio::time::{Instant, sleep_until};
 
 use super::hold::{Hold, Item};
-use super::ledger::{Fate, Ledger, NOBODY};
+use super::ledger::{Ledger, NOBODY};
 use super::member::{Flight, Member, State};
 use super::reader::Reader;
 use super::roster::{Roster, Seat};
@@ -116,8 +116,8 @@ impl Member {
         if news {
             self.resync().await?;
         }
-        let unsettled = self.share(&round.roster).await?;
-        self.unshelve(active).await?;
+        let handing = self.share(&round.roster).await?;
+        let unsettled = self.unshelve(active).await? || handing;
         self.core.trim_now_and_then(&self.topic);
         let soon = Instant::now() + if unsettled { AGAIN } else { LOOK };
         let quiet = self.quiet_at(&self.lock());
@@ -333,35 +333,6 @@ impl Member {
         let Some(hold) = hold.filter(|hold| hold.fence == fence) else { return Ok(()) };
         for (offset, open) in ledger.open().filter(|(_, open)| open.holder != self.id) {
             hold.insert(offset, from_millis(open.due), Item::There(None));
-        }
-        Ok(())
-    }
-
-    /// What nobody fetched in half its lease goes back, and what was taken ahead for one that has stopped.
-    async fn unshelve(&self, active: bool) -> Result<()> {
-        let stale = Instant::now() + self.options.ack_wait / 2;
-        let stopped = !active && self.options.order == Order::None;
-        if stopped {
-            self.lock().window = 0;
-        }
-        self.give_back(|flight| stopped || flight.due < stale).await
-    }
-
-    /// Gives back what was taken and never handed out.
-    pub(super) async fn give_back(&self, which: impl Fn(&Flight) -> bool) -> Result<()> {
-        let mut items = Vec::new();
-        {
-            let mut state = self.lock();
-            state.shelf.retain(|ready| {
-                let back = which(&ready.flight);
-                if back {
-                    items.push((ready.flight.clone(), Fate::Unused));
-                }
-                !back
-            });
-        }
-        if !items.is_empty() {
-            self.settle_flights(&items).await?;
         }
         Ok(())
     }

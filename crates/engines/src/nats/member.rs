@@ -140,6 +140,14 @@ impl State {
         self.shelf.retain(|ready| !before(&ready.flight));
     }
 
+    /// What was taken, and nobody can settle, may be handed out again when its time is over.
+    pub(super) fn lapse(&mut self, flights: impl Iterator<Item = Flight>) {
+        for flight in flights {
+            self.receipts += 1;
+            self.flights.insert(self.receipts, flight);
+        }
+    }
+
     pub(super) fn held(&self) -> usize {
         self.flights.len() + self.shelf.len() + self.taking
     }
@@ -306,7 +314,8 @@ impl Member {
         Error::new(Kind::NotFound, message).engine(NAME)
     }
 
-    /// Writes what becomes of deliveries, and brings the gates up to date; false for those that were lost.
+    /// Writes what becomes of deliveries, and brings the gates up to date; false for those that were lost. What can't be
+    /// given back lapses.
     pub(super) async fn settle_flights(&self, items: &[(Flight, Fate)]) -> Result<Vec<bool>> {
         let mut took = vec![false; items.len()];
         let mut pages: HashMap<(u32, u64), Vec<usize>> = HashMap::new();
@@ -328,7 +337,12 @@ impl Member {
                         *took = settled;
                     }
                 }),
-                Err(e) => failed = Some(e),
+                Err(e) => {
+                    let unsettled = at.iter().filter_map(|at| items.get(*at));
+                    let unused = unsettled.filter(|(_, fate)| matches!(fate, Fate::Unused));
+                    self.lock().lapse(unused.map(|(flight, _)| flight.clone()));
+                    failed = Some(e);
+                }
             }
         }
         self.after(items, &took);

@@ -45,6 +45,7 @@ mod publish;
 mod reader;
 mod roster;
 mod settle;
+mod shelf;
 mod stats;
 mod store;
 mod subscription;

@@ -97,10 +97,12 @@ impl Member {
         (taken, hopeless)
     }
 
-    /// Reads what was taken and isn't here. What can't be read goes back; what isn't there any more is done with.
+    /// Reads what was taken and isn't here. What can't be read goes back, under an order with all else that was taken;
+    /// what isn't there any more is done with.
     async fn complete(&self, fence: u64, taken: Vec<(Flight, Item)>) -> Result<Vec<Ready>> {
         let mut ready = Vec::with_capacity(taken.len());
-        let fence = if self.options.order == Order::None { 0 } else { fence };
+        let ordered = self.options.order != Order::None;
+        let fence = if ordered { fence } else { 0 };
         let mut absent = Vec::new();
         for (flight, item) in taken {
             match item {
@@ -108,22 +110,32 @@ impl Member {
                 Item::There(_) => absent.push(flight),
             }
         }
-        let mut failed = None;
+        let (mut failed, mut settles) = (None, Vec::new());
         for some in absent.chunks(64) {
             let reads = join_all(some.iter().map(|flight| self.core.fetch(&self.topic, flight.offset))).await;
-            for (flight, read) in some.iter().zip(reads) {
+            for (flight, read) in some.iter().cloned().zip(reads) {
                 match read {
                     Ok(Some(read)) => {
-                        let key = read.message.key.clone();
-                        ready.push(Ready { read, flight: Flight { key, ..flight.clone() }, fence });
+                        let flight = Flight { key: read.message.key.clone(), ..flight };
+                        ready.push(Ready { read, flight, fence });
                     }
-                    Ok(None) => self.settle_flights(&[(flight.clone(), Fate::Done)]).await.map(drop)?,
+                    Ok(None) => settles.push((flight, Fate::Done)),
                     Err(e) => {
-                        let back = self.settle_flights(&[(flight.clone(), Fate::Unused)]).await;
-                        failed = Some(back.err().unwrap_or(e));
+                        settles.push((flight, Fate::Unused));
+                        failed = Some(e);
                     }
                 }
             }
+        }
+        if failed.is_some() && ordered {
+            settles.extend(ready.drain(..).map(|ready| (ready.flight, Fate::Unused)));
+        }
+        if !settles.is_empty()
+            && let Err(e) = self.settle_flights(&settles).await
+        {
+            let gone = settles.into_iter().filter(|(_, fate)| matches!(fate, Fate::Done));
+            self.lock().lapse(gone.map(|(flight, _)| flight));
+            failed = Some(e);
         }
         match failed {
             Some(e) if ready.is_empty() => Err(e),

@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
     bus.ensure("app-log", &TopicOptions::default()).await?;
     let sink = SqliteSink::open(&tables.to_string_lossy(), "lines", &[TABLE]).await?;
     let pipe =
-        Pipe::new(&bus, "app-log", "tables").ack_wait(Duration::from_secs(2)).map(|line: &Delivery| {
+        Pipe::new(&bus, "app-log", "tables").ack_wait(Duration::from_secs(3)).map(|line: &Delivery| {
             let text = std::str::from_utf8(&line.message.payload).map_err(|e| e.to_string())?;
             Ok(vec![Row::new("lines", [line.message.id.to_string().into(), text.into()])])
         });
