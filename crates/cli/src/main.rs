@@ -92,10 +92,13 @@ async fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+/// What is shown by default. lapin calls every refusal an error, those too by which it is learnt that a queue isn't there.
+const LOGGED: &str = "warn,lapin=off";
+
 /// Warnings of the library, to standard error; `LINCHPIN_LOG=debug` shows more.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LINCHPIN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
 

@@ -24,7 +24,7 @@ use super::{shop, wire};
 use crate::open;
 
 /// How soon another worker takes over from a killed one.
-const ACK_WAIT: Duration = Duration::from_secs(2);
+const ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// What a worker is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

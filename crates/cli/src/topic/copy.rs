@@ -34,7 +34,7 @@ pub(crate) struct CopyArgs {
     /// The most messages in hand at once
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// How soon a later run goes on with what a killed one had in hand, 1s to 12h
+    /// How soon a later run goes on with what a killed one had in hand, 1s (RabbitMQ: 3s) to 12h
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration)]
     ack_wait: Duration,
 }

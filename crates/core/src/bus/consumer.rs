@@ -178,7 +178,7 @@ impl Consumer {
         self
     }
 
-    /// How soon another member gets the messages of a dead one, 1 s to 12 h. Default 30 s.
+    /// How soon another member gets the messages of a dead one, 1 s (RabbitMQ: 3 s) to 12 h. Default 30 s.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.subscribe.ack_wait = wait;
         self

@@ -251,7 +251,7 @@ pub struct SubscribeOptions {
     pub partitions: Option<Vec<u32>>,
     /// Default [`Order::None`].
     pub order: Order,
-    /// How long a delivery may stay unsettled before another member gets it, 1 s to 12 h. Default 30 s.
+    /// How long a delivery may stay unsettled before another member gets it, 1 s (RabbitMQ: 3 s) to 12 h. Default 30 s.
     pub ack_wait: Duration,
     /// How often a message is handed out before it is a dead letter, at least 1. Default 10.
     pub max_attempts: u32,

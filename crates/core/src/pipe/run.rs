@@ -107,7 +107,7 @@ impl Pipe {
         self
     }
 
-    /// How soon another process takes over from a dead one, 1 s to 12 h. Default 30 s.
+    /// How soon another process takes over from a dead one, 1 s (RabbitMQ: 3 s) to 12 h. Default 30 s.
     pub fn ack_wait(mut self, wait: Duration) -> Self {
         self.subscribe.ack_wait = wait;
         self

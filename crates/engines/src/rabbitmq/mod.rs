@@ -45,6 +45,8 @@
 //!   wait behind messages.
 //! * Under [`Order::Key`](linchpin_core::bus::Order::Key) a partition is read at most 1,024 messages beyond the first that
 //!   waits for its key.
+//! * That a queue isn't there is learnt by asking for it, and lapin logs each such refusal as an error: `lapin=off` in a filter of
+//!   `tracing` keeps it quiet. What matters comes back as an error of the call.
 //! * Messages that other clients publish without a `message_id` get another id each time they are delivered.
 //! * A listener without a group misses what is published while its connection is down.
 
