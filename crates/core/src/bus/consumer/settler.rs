@@ -1,9 +1,11 @@
-//! Settles what handlers finished, in batches: while one batch is under way the next one gathers.
+//! Settles what handlers finished, in batches: while one batch is under way the next one gathers. A large one of
+//! acknowledgements goes along, so that handlers don't wait for an engine whose answers take their time.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -14,6 +16,10 @@ use crate::{Error, Kind};
 
 /// Pause before a settle that failed is sent again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// From how many on acknowledgements don't wait for the batch before.
+const LARGE: usize = 512;
+/// How many batches are under way at most.
+const MOST: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Settler {
@@ -30,7 +36,16 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<(Receipt, Settle)>,
+    /// Something of it isn't an acknowledgement.
+    mixed: bool,
     finishing: bool,
+}
+
+/// What there is to do.
+enum Next {
+    Batch(Vec<(Receipt, Settle)>),
+    Wait,
+    End,
 }
 
 impl Queue {
@@ -43,8 +58,26 @@ impl Queue {
         if batch.is_empty() {
             return;
         }
-        self.lock().waiting.append(batch);
+        let mut state = self.lock();
+        state.mixed |= batch.iter().any(|(_, settle)| *settle != Settle::Ack);
+        state.waiting.append(batch);
+        drop(state);
         self.work.notify_one();
+    }
+
+    /// What goes out beside so many batches that are under way; `alone` if one of them must have no company. What is said
+    /// of one delivery stays in order: acknowledgements alone go side by side, each the last word on its own.
+    fn next(&self, under_way: usize, alone: &mut bool) -> Next {
+        let mut state = self.lock();
+        let joins = !*alone && !state.mixed && under_way < MOST && state.waiting.len() >= LARGE;
+        match (state.waiting.is_empty(), under_way) {
+            (true, 0) if state.finishing => Next::End,
+            (false, n) if n == 0 || joins => {
+                *alone = std::mem::take(&mut state.mixed);
+                Next::Batch(std::mem::take(&mut state.waiting))
+            }
+            _ => Next::Wait,
+        }
     }
 }
 
@@ -74,19 +107,17 @@ impl Drop for Settler {
 }
 
 async fn run(queue: Arc<Queue>, subscriber: Subscriber, counters: Arc<Counters>, ack_wait: Duration) {
+    let (mut under_way, mut alone) = (FuturesUnordered::new(), false);
     loop {
-        let (batch, finishing) = {
-            let mut state = queue.lock();
-            (std::mem::take(&mut state.waiting), state.finishing)
-        };
-        if batch.is_empty() {
-            if finishing {
-                return;
-            }
-            queue.work.notified().await;
-            continue;
+        match queue.next(under_way.len(), &mut alone) {
+            Next::End => return,
+            Next::Batch(batch) => under_way.push(settle(batch, &subscriber, &counters, ack_wait)),
+            Next::Wait => tokio::select! {
+                biased;
+                Some(()) = under_way.next(), if !under_way.is_empty() => {}
+                () = queue.work.notified() => {}
+            },
         }
-        settle(batch, &subscriber, &counters, ack_wait).await;
     }
 }
 
@@ -139,4 +170,42 @@ fn count(counters: &Counters, settle: &Settle) {
         Settle::Extend => return,
     };
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(queue: &Queue, count: usize, settle: &Settle) {
+        queue.push(&mut (0..count as u64).map(|n| (Receipt(n), settle.clone())).collect());
+    }
+
+    fn size(next: Next) -> usize {
+        match next {
+            Next::Batch(batch) => batch.len(),
+            Next::Wait | Next::End => 0,
+        }
+    }
+
+    #[test]
+    fn large_batches_of_acknowledgements_go_side_by_side_and_nothing_else_does() {
+        let (queue, mut alone) = (Queue::default(), false);
+        push(&queue, 1, &Settle::Ack);
+        assert_eq!(size(queue.next(0, &mut alone)), 1);
+        push(&queue, LARGE - 1, &Settle::Ack);
+        assert_eq!(size(queue.next(1, &mut alone)), 0, "too small to go along");
+        push(&queue, 1, &Settle::Ack);
+        assert_eq!(size(queue.next(MOST, &mut alone)), 0, "too many are under way");
+        assert_eq!(size(queue.next(1, &mut alone)), LARGE);
+        push(&queue, LARGE, &Settle::Ack);
+        push(&queue, 1, &Settle::Extend);
+        assert_eq!(size(queue.next(1, &mut alone)), 0, "what is said of one delivery stays in order");
+        assert_eq!((size(queue.next(0, &mut alone)), alone), (LARGE + 1, true));
+        push(&queue, LARGE, &Settle::Ack);
+        assert_eq!(size(queue.next(1, &mut alone)), 0, "behind the extension");
+        assert_eq!((size(queue.next(0, &mut alone)), alone), (LARGE, false));
+        queue.lock().finishing = true;
+        assert!(matches!(queue.next(1, &mut alone), Next::Wait));
+        assert!(matches!(queue.next(0, &mut alone), Next::End));
+    }
 }
