@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use csv::ByteRecord;
-use linchpin::bus::{Bus, DEAD_REASON, Delivery, Settle, Start, SubscribeOptions, dead_topic};
+use linchpin::bus::{Bus, DEAD_REASON, Delivery, SubscribeOptions, dead_topic};
 use linchpin::{Error, Kind, Result};
 use rusqlite::Connection;
 use serde::Serialize;
@@ -292,7 +292,9 @@ pub(super) async fn letters(bus: &Bus, topic: &str, role: Role) -> Result<Letter
         Err(e) if e.kind() == Kind::NotFound => return Ok(Letters::new()),
         stats => stats?.first().map_or(0, |stats| stats.messages),
     };
-    let options = SubscribeOptions { start: Start::Oldest, ..SubscribeOptions::broadcast() };
+    // Some engines keep nothing for who comes later, but for the first group. It hands everything back.
+    let all = usize::try_from(left).unwrap_or(usize::MAX).max(1);
+    let options = SubscribeOptions { max_in_flight: all, ..SubscribeOptions::group("audit") };
     let subscriber = bus.subscribe(&dead, &options).await?;
     let mut letters = Letters::new();
     while left > 0 {
@@ -305,8 +307,6 @@ pub(super) async fn letters(bus: &Bus, topic: &str, role: Role) -> Result<Letter
             let reason = message.headers.text(DEAD_REASON).unwrap_or_default().to_owned();
             letters.insert(message.id.to_string(), (message.payload.to_vec(), reason));
         }
-        let done = batch.into_iter().map(|delivery| (delivery, Settle::Ack)).collect();
-        subscriber.settle(done).await.into_iter().collect::<Result<()>>()?;
     }
     subscriber.close(Duration::from_secs(5)).await?;
     Ok(letters)

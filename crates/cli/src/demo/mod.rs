@@ -109,9 +109,10 @@ async fn run_and_audit(
 ) -> Result<Findings> {
     let job = Job::new(Role::Stock, place);
     let crew = Crew::start(job, args.workers, screen.clone()).await?;
+    let mut run = run::Run::new(bus, place, crew, args.kills, screen)?;
+    run.gather().await?;
     let started = Instant::now();
     let feed = run::Feed::start(bus, &place.topic, source, args.rate);
-    let mut run = run::Run::new(bus, place, crew, args.kills, screen)?;
     run.watch(feed).await?;
     let seconds = started.elapsed().as_secs_f64();
     let (kills, redelivered) = run.stop().await;

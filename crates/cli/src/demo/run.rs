@@ -20,7 +20,9 @@ use super::worker::Role;
 /// How often the run is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a kill that is due waits for somebody to be at work: longer than a dead worker's messages stay away.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(6);
+/// How long the workers have to join.
+const GATHERED: Duration = Duration::from_secs(30);
 /// Without any progress for so long the run is over, and the audit tells what is missing.
 const STALLED: Duration = Duration::from_secs(60);
 
@@ -73,6 +75,27 @@ impl<'a> Run<'a> {
         Ok(Self { bus, topic: &place.topic, shop: shop::connect(&place.shop)?, crew, kills, screen })
     }
 
+    /// Waits until both groups are there: not every engine keeps what is published before a group is.
+    ///
+    /// # Errors
+    /// What looking or starting workers says; `Timeout` if they don't come.
+    pub(super) async fn gather(&mut self) -> Result<()> {
+        let deadline = Instant::now() + GATHERED;
+        loop {
+            let stats = self.bus.stats(Some(self.topic)).await?;
+            let there =
+                |role: Role| stats.iter().flat_map(|topic| &topic.groups).any(|g| g.group == role.group());
+            if Role::ALL.into_iter().all(there) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(Kind::Timeout, "the workers don't join their groups"));
+            }
+            self.crew.tend().await?;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Watches, and kills workers evenly over the progress, until both groups have settled everything that was fed.
     ///
     /// # Errors
@@ -88,7 +111,10 @@ impl<'a> Run<'a> {
                 moved = (Instant::now(), now);
             }
             let open = now.stock.open + now.tables.open;
-            if fed && open == 0 && now.kills >= self.kills {
+            // Not every engine can tell what other processes have in hand: that comes again, and then something moves.
+            let all = [now.stock, now.tables].iter().all(|group| group.settled() == self.screen.messages());
+            let over = open == 0 && (all || moved.0.elapsed() > PATIENCE);
+            if fed && over && now.kills >= self.kills {
                 return Ok(());
             }
             if moved.0.elapsed() > STALLED {

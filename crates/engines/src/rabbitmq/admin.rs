@@ -10,7 +10,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 use linchpin_core::Result;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::error;
 use super::link::{Link, asked};
@@ -62,9 +62,7 @@ impl<'c> Admin<'c> {
     /// A new quorum queue that takes a message back as often as need be; to be sealed before it is used. One that is there was
     /// left by a try that ended early.
     pub(super) async fn quorum(&mut self, name: &str, mut arguments: FieldTable) -> Result<()> {
-        if self.count(name).await?.is_some() {
-            self.delete_queue(name).await?;
-        }
+        self.delete_queue(name).await?;
         arguments.insert("x-queue-type".into(), text("quorum"));
         // Since 4.0 it would be 20. That -1 is none is new as well: before, it drops what comes back.
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(RETURNS));
@@ -193,7 +191,7 @@ impl<'c> Admin<'c> {
     pub(super) async fn close(&mut self) {
         if let Some(channel) = self.channel.take() {
             // One that is gone is as good.
-            let _ = tokio::time::timeout(self.within, channel.close(200, "done".into())).await;
+            let _ = timeout(self.within, channel.close(200, "done".into())).await;
         }
     }
 }

@@ -4,7 +4,7 @@
 //! connection, and the message in hand. A new edition is stored before the old one is acknowledged: a crash between the two
 //! leaves both, and the next reader, who has the lock, keeps the later one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,10 +20,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::admin::Admin;
 use super::core::Core;
 use super::error;
+use super::message;
 use super::send::{To, prove, store};
 
-/// The longest pause between two tries to get the lock.
-const PAUSE_MS: u64 = 40;
+/// The longest pauses between two tries to get the lock: each that fails is an error in the server's log.
+const PAUSES_MS: [u64; 5] = [10, 20, 40, 80, 160];
+/// How often the message goes back before a new one takes its place: a quorum queue keeps all it ever did since the oldest
+/// message in it.
+const WORN: u32 = 1000;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Book {
@@ -33,7 +37,7 @@ pub(super) struct Book {
     pub(super) topics: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) partitions: u32,
     pub(super) age_ms: Option<u64>,
@@ -42,6 +46,8 @@ pub(super) struct Entry {
     /// The slot that waits for the first group.
     pub(super) first: Option<u64>,
     pub(super) groups: BTreeMap<String, Group>,
+    /// The stages that were made, of the topic and of its groups: none is used that isn't here.
+    pub(super) stages: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +90,8 @@ pub(super) struct Held {
     core: Arc<Core>,
     tag: u64,
     pub(super) book: Book,
+    /// How often the message went back.
+    returns: u32,
     channel: lapin::Channel,
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -93,23 +101,37 @@ impl Core {
     pub(super) async fn open_book(self: &Arc<Self>) -> Result<Held> {
         let within = self.config.timeout;
         let opening = async {
-            let turn = self.book.clone().lock_owned().await;
-            let mut admin = self.admin();
-            self.take_lock(&mut admin).await?;
-            // From here on the lock goes with `held`.
-            let (core, channel) = (self.clone(), admin.channel().await?);
-            let mut held = Held { core, tag: 0, book: Book::default(), channel, turn: Some(turn) };
-            self.make_book(&mut admin).await?;
-            held.read(&mut admin).await?;
-            Ok(held)
+            loop {
+                let held = self.take_book().await?;
+                if held.returns < WORN {
+                    return Ok(held);
+                }
+                held.save().await?;
+            }
         };
         let opened = timeout(within, opening).await;
         opened.unwrap_or_else(|_| Err(error::late(within))).map_err(error::not_applied)
     }
 
+    async fn take_book(self: &Arc<Self>) -> Result<Held> {
+        let turn = self.book.clone().lock_owned().await;
+        let mut admin = self.admin();
+        self.take_lock(&mut admin).await?;
+        // From here on the lock goes with `held`.
+        let (core, channel) = (self.clone(), admin.channel().await?);
+        let mut held = Held { core, tag: 0, book: Book::default(), returns: 0, channel, turn: Some(turn) };
+        self.make_book(&mut admin).await?;
+        held.read(&mut admin).await?;
+        Ok(held)
+    }
+
     async fn take_lock(&self, admin: &mut Admin<'_>) -> Result<()> {
-        while !admin.own(&self.names.lock()).await? {
-            sleep(Duration::from_millis(fastrand::u64(1..PAUSE_MS))).await;
+        let longest = PAUSES_MS.last().copied().into_iter().cycle();
+        for pause in PAUSES_MS.into_iter().chain(longest) {
+            if admin.own(&self.names.lock()).await? {
+                break;
+            }
+            sleep(Duration::from_millis(fastrand::u64(1..pause))).await;
         }
         Ok(())
     }
@@ -141,13 +163,15 @@ impl Held {
         loop {
             let mut found = Vec::new();
             while let Some(got) = admin.get(&name).await? {
-                found.push((got.delivery.delivery_tag, parse(&got.delivery.data)?));
+                let book = parse(&got.delivery.data)?;
+                let returns = message::read(&got.delivery.properties, Vec::new()).returns;
+                found.push((got.delivery.delivery_tag, book, returns));
             }
             self.channel = admin.channel().await?;
-            if let Some(last) = found.iter().map(|(_, book)| book.edition).max() {
-                for (tag, book) in found {
+            if let Some(last) = found.iter().map(|(_, book, _)| book.edition).max() {
+                for (tag, book, returns) in found {
                     if book.edition == last && self.tag == 0 {
-                        (self.tag, self.book) = (tag, book);
+                        (self.tag, self.book, self.returns) = (tag, book, returns);
                     } else {
                         prove(&self.channel, self.core.config.timeout, &name, None, &[tag]).await?;
                     }

@@ -1,6 +1,6 @@
 //! What everything of one bus shares.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -34,8 +34,6 @@ pub(super) struct Core {
     /// Members of this process take turns with the book.
     pub(super) book: Arc<tokio::sync::Mutex<()>>,
     pub(super) made: AtomicBool,
-    /// Stages that are there.
-    pub(super) stages: Mutex<HashSet<String>>,
     topics: Mutex<HashMap<String, Arc<Topic>>>,
     members: Mutex<Vec<Weak<Member>>>,
     closed: AtomicBool,
@@ -73,7 +71,6 @@ impl Core {
             links: Mutex::default(),
             book: Arc::default(),
             made: AtomicBool::new(false),
-            stages: Mutex::default(),
             topics: Mutex::default(),
             members: Mutex::default(),
             closed: AtomicBool::new(false),

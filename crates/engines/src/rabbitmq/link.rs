@@ -18,13 +18,38 @@ use super::url::Config;
 use super::{NAME, error};
 use crate::pem::{CERTIFICATE, PRIVATE_KEY, pem};
 
-/// One connection. Whoever finds it lost opens it again.
+/// One connection. Whoever finds it lost, or used up, opens it again.
 #[derive(Debug)]
 pub(super) struct Link {
     config: Config,
     heartbeat: u16,
     turn: AtomicUsize,
-    connection: Mutex<Option<Arc<Connection>>>,
+    connection: Mutex<Option<Live>>,
+}
+
+/// Channels are numbered up, and a number under which the server once closed a channel stays unusable in lapin: what is
+/// sent under it fails with the error of that time. So a connection is left before its numbers come around; it ends
+/// with the last of its channels.
+#[derive(Debug)]
+struct Live {
+    connection: Arc<Connection>,
+    numbers_left: u16,
+}
+
+impl Live {
+    fn new(connection: Connection) -> Self {
+        let most = match connection.configuration().channel_max() {
+            0 => u16::MAX,
+            most => most,
+        };
+        Self { connection: Arc::new(connection), numbers_left: most }
+    }
+
+    /// The connection, for one more channel.
+    fn one_more(&mut self) -> Option<Arc<Connection>> {
+        self.numbers_left = self.numbers_left.checked_sub(1)?;
+        self.connection.status().connected().then(|| self.connection.clone())
+    }
 }
 
 impl Link {
@@ -47,12 +72,11 @@ impl Link {
 
     async fn connection(&self) -> Result<Arc<Connection>> {
         let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| connection.status().connected()) {
-            return Ok(connection.clone());
+        if let Some(connection) = slot.as_mut().and_then(Live::one_more) {
+            return Ok(connection);
         }
-        let connection = Arc::new(self.connect().await?);
-        *slot = Some(connection.clone());
-        Ok(connection)
+        let live = slot.insert(Live::new(self.connect().await?));
+        live.one_more().ok_or_else(error::interrupted)
     }
 
     /// To the first node that answers, beginning with the one after the last that was tried.
@@ -76,13 +100,13 @@ impl Link {
 
     /// Whether the server takes no messages at the moment.
     pub(super) async fn is_blocked(&self) -> bool {
-        self.connection.lock().await.as_ref().is_some_and(|connection| connection.status().blocked())
+        self.connection.lock().await.as_ref().is_some_and(|live| live.connection.status().blocked())
     }
 
     pub(super) async fn close(&self) {
-        if let Some(connection) = self.connection.lock().await.take() {
+        if let Some(live) = self.connection.lock().await.take() {
             // It is gone either way.
-            let _ = timeout(self.config.timeout, connection.close(200, "closed".into())).await;
+            let _ = timeout(self.config.timeout, live.connection.close(200, "closed".into())).await;
         }
     }
 }

@@ -165,7 +165,8 @@ impl Member {
         let ttl = due.and_then(|due| super::delay::ttl(due, Timestamp::now()));
         let to = match (ttl, &self.slot) {
             (Some(ttl), Some(slot)) => {
-                To { exchange: self.core.stage(slot.stage(ttl), ttl, "").await?, key: queue }
+                let stage = self.core.stage(&self.topic.name, slot.stage(ttl), ttl, "").await?;
+                To { exchange: stage, key: queue }
             }
             _ => To::queue(queue),
         };

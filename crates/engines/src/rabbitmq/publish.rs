@@ -144,7 +144,7 @@ impl Core {
             return Ok((partition, To { exchange, key }, stored));
         };
         let exchange = match ttl(after(now, delay), now) {
-            Some(ttl) => self.stage(stage(&exchange, ttl), ttl, &exchange).await?,
+            Some(ttl) => self.stage(&topic.name, stage(&exchange, ttl), ttl, &exchange).await?,
             None => exchange,
         };
         // It waits from when it is stored, not from when a stage was made for it.

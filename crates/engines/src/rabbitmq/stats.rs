@@ -14,7 +14,7 @@ use super::core::{Core, lock};
 use super::error;
 use super::member::Member;
 use super::names::{Slot, stage};
-use super::topic::STAGES;
+use super::topic::stages;
 
 impl Core {
     pub(super) async fn stats(self: &Arc<Self>, topic: Option<&str>) -> Result<Vec<TopicStats>> {
@@ -46,7 +46,7 @@ impl Core {
             groups.push(stats);
         }
         let base = self.names.exchange(name);
-        let delayed = staged(&mut admin, |ttl| stage(&base, ttl)).await?;
+        let delayed = staged(&mut admin, entry, |ttl| stage(&base, ttl)).await?;
         let options = entry.options();
         let oldest = oldest(members.iter().filter(|member| member.topic.name == name));
         admin.close().await;
@@ -64,7 +64,7 @@ impl Core {
         let slot = self.names.slot(topic, group.slot);
         let lag = ready(admin, &slot, entry.partitions).await?;
         let members = admin.count(&slot.roster()).await?.map_or(0, |(_, consumers)| consumers);
-        let waiting = staged(admin, |ttl| slot.stage(ttl)).await?;
+        let waiting = staged(admin, entry, |ttl| slot.stage(ttl)).await?;
         let (mut in_flight, mut parked) = (0, 0);
         for member in mine {
             let state = lock(&member.state);
@@ -85,11 +85,11 @@ async fn ready(admin: &mut Admin<'_>, slot: &Slot, partitions: u32) -> Result<u6
     Ok(all)
 }
 
-/// Messages in stages; most of those were never needed.
-async fn staged(admin: &mut Admin<'_>, name: impl Fn(u64) -> String) -> Result<u64> {
+/// Messages in those of the stages that were made.
+async fn staged(admin: &mut Admin<'_>, entry: &Entry, name: impl Fn(u64) -> String) -> Result<u64> {
     let mut all = 0;
-    for bits in STAGES {
-        all += admin.count(&name(1 << bits)).await?.map_or(0, |(messages, _)| messages);
+    for stage in stages().map(name).filter(|name| entry.stages.contains(name)) {
+        all += admin.count(&stage).await?.map_or(0, |(messages, _)| messages);
     }
     Ok(all)
 }

@@ -1,6 +1,6 @@
 //! Topics and groups: made and removed.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -11,15 +11,20 @@ use linchpin_core::{Error, Kind, Result};
 
 use super::admin::{Admin, table};
 use super::book::{Book, Entry, Group};
-use super::core::{Core, Topic, lock};
+use super::core::{Core, Topic};
 use super::error;
-use super::names::{Slot, stage};
+use super::names::Slot;
 use super::send::{To, store};
 
 /// Queues that are declared at a time.
 const AT_ONCE: u32 = 4;
 /// The shortest and the longest stage, as powers of two: 64 ms, and 24 days; the server has none above 49.
 pub(super) const STAGES: std::ops::RangeInclusive<u32> = 6..=31;
+
+/// How long each stage is, in milliseconds.
+pub(super) fn stages() -> impl Iterator<Item = u64> {
+    STAGES.map(|bits| 1 << bits)
+}
 
 impl Core {
     pub(super) async fn ensure(self: &Arc<Self>, name: &str, options: &TopicOptions) -> Result<Arc<Topic>> {
@@ -44,9 +49,7 @@ impl Core {
                 let slot = held.book.new_slot();
                 self.admin().exchange(&self.names.exchange(name), ExchangeKind::Direct).await?;
                 self.make_slot(name, options.partitions, slot).await?;
-                let (groups, first) = (BTreeMap::new(), Some(slot));
-                let mut entry =
-                    Entry { partitions: 0, age_ms: None, length: None, max_message: 0, first, groups };
+                let mut entry = Entry { first: Some(slot), ..Entry::default() };
                 entry.set(options);
                 entry
             }
@@ -174,7 +177,7 @@ impl Core {
         for slot in entry.first.into_iter().chain(entry.groups.values().map(|group| group.slot)) {
             self.delete_slot(&self.names.slot(name, slot), entry.partitions).await?;
         }
-        self.delete_stages(&exchange).await?;
+        delete_stages(&mut admin, entry.stages.iter()).await?;
         // A topic of this name has the same stages again.
         admin.seal(&self.names).await?;
         held.save().await
@@ -192,7 +195,11 @@ impl Core {
             self.make_slot(topic, entry.partitions, slot).await?;
             entry.first = Some(slot);
         }
-        self.delete_slot(&self.names.slot(topic, group.slot), entry.partitions).await?;
+        let slot = self.names.slot(topic, group.slot);
+        self.delete_slot(&slot, entry.partitions).await?;
+        let stages: BTreeSet<_> = stages().map(|ttl| slot.stage(ttl)).collect();
+        delete_stages(&mut self.admin(), entry.stages.intersection(&stages)).await?;
+        entry.stages.retain(|stage| !stages.contains(stage));
         held.book.topics.insert(topic.to_owned(), entry.clone());
         held.save().await?;
         self.remember(topic, entry);
@@ -209,50 +216,34 @@ impl Core {
                 admin.delete_queue(&queue).await?;
             }
         }
-        for bits in STAGES {
-            let stage = slot.stage(1 << bits);
-            self.delete_stage(&mut admin, &stage).await?;
-        }
         Ok(())
     }
 
-    async fn delete_stages(&self, base: &str) -> Result<()> {
-        let mut admin = self.admin();
-        for bits in STAGES {
-            self.delete_stage(&mut admin, &stage(base, 1 << bits)).await?;
-        }
-        Ok(())
-    }
-
-    /// The exchange goes first: where it is, the queue is.
-    async fn delete_stage(&self, admin: &mut Admin<'_>, name: &str) -> Result<()> {
-        lock(&self.stages).remove(name);
-        admin.delete_exchange(name).await?;
-        admin.delete_queue(name).await
-    }
-
-    /// The exchange through which messages wait for about so many milliseconds, before they go on to the exchange `next` under the
-    /// key they have.
-    pub(super) async fn stage(self: &Arc<Self>, name: String, ttl: u64, next: &str) -> Result<String> {
-        if lock(&self.stages).contains(&name) {
+    /// The exchange through which messages of a topic wait for about so many milliseconds, before they go on to the exchange `next`
+    /// under the key they have.
+    pub(super) async fn stage(
+        self: &Arc<Self>,
+        topic: &str,
+        name: String,
+        ttl: u64,
+        next: &str,
+    ) -> Result<String> {
+        if self.topic(topic).await?.entry.stages.contains(&name) {
             return Ok(name);
         }
-        let mut admin = self.admin();
-        if !admin.is_exchange(&name).await? {
-            // One maker at a time.
-            let _book = self.open_book().await?;
-            if !admin.is_exchange(&name).await? {
-                self.make_stage(&mut admin, &name, ttl, next).await?;
-            }
+        let mut held = self.open_book().await?;
+        let noted = held.book.topics.get_mut(topic).ok_or_else(|| error::missing(topic))?;
+        let new = noted.stages.insert(name.clone());
+        let entry = noted.clone();
+        if new {
+            self.make_stage(&name, ttl, next).await?;
+            held.save().await?;
         }
-        // Whoever made the exchange may not have come this far.
-        admin.bind(&name, &name, "").await?;
-        lock(&self.stages).insert(name.clone());
+        self.remember(topic, entry);
         Ok(name)
     }
 
-    /// The exchange comes last: it says that the queue is there for good.
-    async fn make_stage(&self, admin: &mut Admin<'_>, name: &str, ttl: u64, next: &str) -> Result<()> {
+    async fn make_stage(&self, name: &str, ttl: u64, next: &str) -> Result<()> {
         let text = |value: &str| AMQPValue::LongString(value.into());
         let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);
         let arguments = table([
@@ -262,8 +253,18 @@ impl Core {
             ("x-dead-letter-strategy", text("at-least-once")),
             ("x-overflow", text("reject-publish")),
         ]);
+        let mut admin = self.admin();
         admin.quorum(name, arguments).await?;
         admin.seal(&self.names).await?;
-        admin.exchange(name, ExchangeKind::Fanout).await
+        admin.exchange(name, ExchangeKind::Fanout).await?;
+        admin.bind(name, name, "").await
     }
+}
+
+async fn delete_stages(admin: &mut Admin<'_>, names: impl Iterator<Item = &String>) -> Result<()> {
+    for name in names {
+        admin.delete_exchange(name).await?;
+        admin.delete_queue(name).await?;
+    }
+    Ok(())
 }

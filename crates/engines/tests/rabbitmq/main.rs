@@ -6,6 +6,7 @@
 mod acks;
 mod encrypted;
 mod interop;
+mod long;
 mod refusals;
 
 use std::sync::{Arc, OnceLock};
