@@ -40,6 +40,7 @@ impl Ledger {
             let messages = texts.iter().map(|text| Message::new(text.clone())).collect();
             let answers = bus.engine().publish("t", messages, &Default::default()).await;
             let mut again = Vec::new();
+            let failure = answers.iter().find_map(|answer| answer.as_ref().err()).cloned();
             for ((number, text), answer) in open.into_iter().zip(texts).zip(answers) {
                 if self.note(text, answer.map(drop)) {
                     again.push(number);
@@ -49,7 +50,8 @@ impl Ledger {
             if open.is_empty() {
                 return;
             }
-            assert!(started.elapsed() < BACK, "{} messages not stored after {BACK:?}", open.len());
+            let late = started.elapsed() >= BACK;
+            assert!(!late, "{} messages not stored after {BACK:?}: {failure:?}", open.len());
             sleep(MOMENT).await;
         }
     }

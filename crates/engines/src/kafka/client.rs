@@ -8,7 +8,8 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, DefaultConsumerContext};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::NAME;
@@ -164,7 +165,7 @@ fn is_refusal(code: Code) -> bool {
 /// What the bus asks the cluster with.
 pub(super) struct Control {
     pub(super) config: Config,
-    pub(super) admin: AdminClient<DefaultClientContext>,
+    pub(super) admin: Arc<AdminClient<DefaultClientContext>>,
     pub(super) asker: Arc<Asker>,
 }
 
@@ -181,7 +182,7 @@ impl Control {
     /// # Errors
     /// `Config` if librdkafka refuses the options.
     pub(super) fn new(config: Config) -> Result<Self> {
-        let admin = base(&config).create().map_err(|e| map(e, "open"))?;
+        let admin = Arc::new(base(&config).create().map_err(|e| map(e, "open"))?);
         let asker = asker(&config, &format!("{}{SEEKS}", config.prefix))?;
         Ok(Self { admin, asker: Arc::new(asker), config })
     }
@@ -223,9 +224,13 @@ impl Control {
     }
 
     /// The number of partitions, `NotFound` without the topic.
+    ///
+    /// It is asked in the name of the client whose other requests go to the controller: this is how that client learns which
+    /// broker that is, for it never looks again by itself, not even when the one it knows is dead.
     pub(super) async fn partitions(&self, kafka: &str, op: &'static str) -> Result<u32> {
-        let (asker, name, timeout) = (self.asker.clone(), kafka.to_owned(), self.timeout());
-        blocking(op, move || count_partitions(&*asker, &name, timeout, op)).await
+        let (admin, name, timeout) = (self.admin.clone(), kafka.to_owned(), self.timeout());
+        blocking(op, move || count_partitions(admin.inner().fetch_metadata(Some(&name), timeout), &name, op))
+            .await
     }
 
     /// Where the logs of a topic begin and end.
@@ -243,13 +248,8 @@ pub(super) fn asker(config: &Config, group: &str) -> Result<Asker> {
     member(config, group).create().map_err(|e| map(e, "open"))
 }
 
-pub(super) fn count_partitions<C: ConsumerContext>(
-    asker: &BaseConsumer<C>,
-    name: &str,
-    timeout: Duration,
-    op: &'static str,
-) -> Result<u32> {
-    let metadata = asker.fetch_metadata(Some(name), timeout).map_err(|e| map(e, op))?;
+pub(super) fn count_partitions(metadata: KafkaResult<Metadata>, name: &str, op: &'static str) -> Result<u32> {
+    let metadata = metadata.map_err(|e| map(e, op))?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == name);
     let topic = topic.ok_or_else(|| of_code(Code::UnknownTopicOrPartition, op))?;
     if let Some(error) = topic.error() {

@@ -13,6 +13,7 @@ use linchpin_core::{Error, Kind, Result, Timestamp};
 
 use super::NAME;
 use super::client::Control;
+use super::error::passing;
 use super::hub::{Hub, Mode, Scope};
 use super::publish::Producer;
 use super::state::Hopeless;
@@ -88,7 +89,15 @@ impl Core {
         if let Some(known) = cached.as_ref().filter(|known| known.seen.elapsed() < FRESH) {
             return Ok(known.clone());
         }
-        self.look(topic, op).await
+        match (self.look(topic, op).await, cached) {
+            (Err(error), Some(known)) if passing(&error) => {
+                tracing::debug!(%error, topic, "the topic is taken to be what it was");
+                let known = Arc::new(Known { seen: Instant::now(), ..(*known).clone() });
+                self.topics().insert(topic.to_owned(), known.clone());
+                Ok(known)
+            }
+            (found, _) => found,
+        }
     }
 
     /// A topic as it is now.
@@ -100,7 +109,9 @@ impl Core {
             self.control.topic_options(&kafka, partitions, op).await
         };
         let options = found.await.map_err(|e| {
-            self.topics().remove(topic);
+            if !passing(&e) {
+                self.topics().remove(topic);
+            }
             named(e, topic).op(op)
         })?;
         let mut topics = self.topics();

@@ -150,6 +150,11 @@ fn meaning(code: Code) -> (Kind, Retry, &'static str, &'static str) {
     }
 }
 
+/// Whether it may be otherwise in a moment.
+pub(super) fn passing(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Limited)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

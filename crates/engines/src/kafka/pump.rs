@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use linchpin_core::{Error, Kind, Result};
+use linchpin_core::{Kind, Result};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::client::{count_partitions, list, native};
-use super::error::{map, of_code};
+use super::error::{map, of_code, passing};
 use super::hub::{Hub, Mode};
 use super::member::{Event, Member, spawn, unassign};
 use super::part::Part;
@@ -255,7 +255,8 @@ impl Pump {
     fn look_for_topic(&self) {
         let scope = &self.hub.scope;
         let timeout = self.hub.core.config.timeout;
-        let there = count_partitions(&self.member.consumer, &scope.kafka, timeout, "next");
+        let metadata = self.member.consumer.fetch_metadata(Some(&scope.kafka), timeout);
+        let there = count_partitions(metadata, &scope.kafka, "next");
         if let Err(error) = there
             && error.kind() == Kind::NotFound
         {
@@ -274,8 +275,4 @@ impl Pump {
         member.leave();
         hub.left.notify_waiters();
     }
-}
-
-fn passing(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Unavailable | Kind::Timeout | Kind::Limited)
 }

@@ -30,7 +30,7 @@ const NATIVE_AGE: &str = "retention.ms";
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A topic as this handle last saw it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) kafka: String,
     pub(super) options: TopicOptions,
