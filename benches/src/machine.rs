@@ -27,9 +27,9 @@ pub(crate) fn describe() -> String {
     )
 }
 
-/// Whether a program is installed.
+/// Whether a program is installed. It isn't run: not every server takes `--version` for a question.
 pub(crate) fn has(name: &str) -> bool {
-    program(name).is_some()
+    linchpin_harness::locate(name).is_some()
 }
 
 fn program(name: &str) -> Option<String> {

@@ -152,8 +152,9 @@ async fn ask(port: u16, path: &str, body: &str) -> Result<Lines<BufReader<TcpStr
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nContent-Length: {length}\r\n\r\n{body}");
-    stream.write_all(head.as_bytes()).await?;
+    // The last line of an answer has no end but that of the connection.
+    let head = format!("POST {path} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Length: {length}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).await?;
     Ok(BufReader::new(stream).lines())
 }
 

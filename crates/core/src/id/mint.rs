@@ -41,8 +41,8 @@ pub(super) struct Mint {
 pub(super) enum Step {
     /// So many; maybe fewer than asked for. `true`: the limit is near.
     Ids(Run, bool),
-    /// This millisecond has no more.
-    Full,
+    /// This millisecond, counted from the start time, has no more.
+    Full(u64),
     /// The clock is so many milliseconds behind the last id.
     Behind(u64),
     /// The clock is past the limit.
@@ -137,7 +137,7 @@ impl Mint {
             }
             let first = if now > last >> bits { 0 } else { (last & largest(bits)) + 1 };
             if first > largest(bits) {
-                return Step::Full;
+                return Step::Full(now);
             }
             let count = count.min(largest(bits) - first + 1);
             let next = (now << bits) | (first + count - 1);

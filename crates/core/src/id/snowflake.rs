@@ -152,17 +152,19 @@ impl Snowflake {
     /// Up to `count` ids that follow each other. Waits for the clock where that is short.
     pub(super) async fn take(&self, count: u64) -> Result<Run> {
         let deadline = Instant::now() + PATIENCE;
-        let mut spins = 0;
+        let (mut spins, mut full) = (0, (0, deadline));
         loop {
             let step = self.board.mint.load().take(count);
             match step {
                 Step::Ids(run, _) => return Ok(run),
-                Step::Full if spins < SPINS => {
+                // Others were quicker: as long as the clock goes on there will be more.
+                Step::Full(at) if at > full.0 => full = (at, Instant::now() + PATIENCE),
+                Step::Full(_) if spins < SPINS => {
                     spins += 1;
                     tokio::task::yield_now().await;
                 }
-                Step::Full if Instant::now() < deadline => sleep(Duration::from_millis(1)).await,
-                Step::Full => return Err(stands()),
+                Step::Full(_) if Instant::now() < full.1 => sleep(Duration::from_millis(1)).await,
+                Step::Full(_) => return Err(stands()),
                 Step::Behind(by) if by <= SMALL_STEP && Instant::now() < deadline => {
                     sleep(Duration::from_millis(by)).await;
                 }

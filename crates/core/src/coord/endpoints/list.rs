@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use super::EndpointsOptions;
 use crate::Error;
 use crate::coord::balance::{Load, Node, Pool};
-use crate::coord::{Entry, Health, Instance};
+use crate::coord::{Entry, Health, Instance, Rev};
 
 /// An instance with what this process knows of it.
 #[derive(Debug, Clone)]
 struct Known {
-    instance: Instance,
-    load: Arc<Load>,
+    node: Arc<Node>,
+    /// The change that told of it; none if a file did.
+    rev: Option<Rev>,
 }
 
 /// An instance that vanished without taking leave.
@@ -70,18 +71,27 @@ impl List {
         let mut before = std::mem::take(&mut self.listed);
         for entry in entries.values() {
             let Some(id) = entry.key.strip_prefix(&self.prefix) else { continue };
+            let known = match before.remove_entry(id) {
+                // Most haven't changed.
+                Some((id, known)) if known.rev == Some(entry.rev) => {
+                    self.listed.insert(id, known);
+                    continue;
+                }
+                known => known,
+            };
             let Ok(instance) = serde_json::from_slice::<Instance>(&entry.value) else {
                 tracing::warn!(key = entry.key, "not an instance; left out");
                 continue;
             };
-            let known = before.remove(id).or_else(|| Some(self.missing.remove(id)?.known));
-            let load = known.map(|known| known.load).unwrap_or_default();
-            self.listed.insert(id.to_owned(), Known { instance, load });
+            let known = known.map(|(_, known)| known).or_else(|| Some(self.missing.remove(id)?.known));
+            let load = known.map(|known| known.node.load.clone()).unwrap_or_default();
+            let known = self.known(instance, load, Some(entry.rev));
+            self.listed.insert(id.to_owned(), known);
         }
-        let dead = before.into_iter().filter(|(_, known)| known.instance.health != Health::Leaving);
+        let dead = before.into_iter().filter(|(_, known)| known.node.instance.health != Health::Leaving);
         if !self.old {
             self.missing.extend(dead.map(|(id, known)| {
-                known.load.failed.store(false, Ordering::Relaxed);
+                known.node.load.failed.store(false, Ordering::Relaxed);
                 (id, Missing { known, since: now, kept: false })
             }));
         }
@@ -117,7 +127,7 @@ impl List {
         let hold = self.options.hold;
         let before = self.missing.len();
         self.missing.retain(|_, missing| {
-            let failed = missing.kept && missing.known.load.failed.load(Ordering::Relaxed);
+            let failed = missing.kept && missing.known.node.load.failed.load(Ordering::Relaxed);
             !failed && now.duration_since(missing.since) < hold
         });
         self.news |= self.missing.len() < before;
@@ -125,7 +135,15 @@ impl List {
 
     pub(super) fn rest(&self) {
         let missing = self.missing.values().map(|missing| &missing.known);
-        self.listed.values().chain(missing).for_each(|known| known.load.rest());
+        self.listed.values().chain(missing).for_each(|known| known.node.load.rest());
+    }
+
+    fn known(&self, instance: Instance, load: Arc<Load>, rev: Option<Rev>) -> Known {
+        Known { node: self.node(instance, false, load), rev }
+    }
+
+    fn node(&self, instance: Instance, suspect: bool, load: Arc<Load>) -> Arc<Node> {
+        Arc::new(Node::new(instance, suspect, load, self.total.clone()))
     }
 
     /// Those that take calls.
@@ -134,10 +152,11 @@ impl List {
         let kept = self.missing.iter().filter(|(_, missing)| missing.kept);
         let kept = kept.map(|(id, missing)| (id, &missing.known, true));
         let mut all: Vec<_> = listed.chain(kept).collect();
-        all.retain(|(_, known, _)| known.instance.health == Health::Up);
+        all.retain(|(_, known, _)| known.node.instance.health == Health::Up);
         all.sort_by_key(|(id, ..)| *id);
-        let node = |(_, known, suspect): (&String, &Known, bool)| {
-            Arc::new(Node::new(known.instance.clone(), suspect, known.load.clone(), self.total.clone()))
+        let node = |(_, known, suspect): (&String, &Known, bool)| match suspect {
+            false => known.node.clone(),
+            true => self.node(known.node.instance.clone(), true, known.node.load.clone()),
         };
         Pool::new(all.into_iter().map(node).collect(), self.options.balance, self.total.clone())
     }
@@ -148,7 +167,7 @@ impl List {
         let read = move || std::fs::read(file).ok();
         let Some(json) = tokio::task::spawn_blocking(read).await.ok().flatten() else { return false };
         let Ok(instances) = serde_json::from_slice::<Vec<Instance>>(&json) else { return false };
-        let known = |instance: Instance| (instance.id.clone(), Known { instance, load: Arc::default() });
+        let known = |instance: Instance| (instance.id.clone(), self.known(instance, Arc::default(), None));
         self.listed = instances.into_iter().map(known).collect();
         (self.old, self.stale) = (true, true);
         !self.listed.is_empty()
@@ -156,11 +175,13 @@ impl List {
 
     /// Keeps the list for the next start. That it can't be written is no reason to stop.
     pub(super) fn save(&self) -> impl Future<Output = ()> + use<> {
-        let instances: Vec<&Instance> = self.listed.values().map(|known| &known.instance).collect();
-        let file = self.options.file.clone().filter(|_| !self.stale && !instances.is_empty());
-        let json = serde_json::to_vec_pretty(&instances);
+        let file = self.options.file.clone().filter(|_| !self.stale && !self.listed.is_empty());
+        let written = file.and_then(|file| {
+            let instances: Vec<_> = self.listed.values().map(|known| &known.node.instance).collect();
+            Some((file, serde_json::to_vec_pretty(&instances).ok()?))
+        });
         async move {
-            let (Some(file), Ok(json)) = (file, json) else { return };
+            let Some((file, json)) = written else { return };
             let shown = file.display().to_string();
             match tokio::task::spawn_blocking(move || replace(&file, &json)).await {
                 Ok(Ok(())) => {}

@@ -133,6 +133,26 @@ async fn a_full_millisecond_is_waited_for_and_the_sequence_never_wraps() {
     assert!(error.to_string().contains("stands still"), "{error}");
 }
 
+/// At the layout's limit, somebody may be late every time.
+#[tokio::test(start_paused = true)]
+async fn others_that_are_quicker_are_no_clock_that_stands_still() {
+    let clock = clock();
+    let ids = open("snowflake://?worker=1", &clock).await.unwrap();
+    ids.next_n(4096).await.unwrap();
+    let waits = tokio::spawn({
+        let ids = ids.clone();
+        async move { next(&ids).await }
+    });
+    for _ in 0..30 {
+        sleep(Duration::from_millis(100)).await;
+        clock.shift(1);
+        ids.next_n(4096).await.unwrap();
+    }
+    assert!(!waits.is_finished());
+    clock.shift(1);
+    assert_eq!(waits.await.unwrap().sequence, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clock_set_back_is_waited_for_if_it_is_little_and_refused_if_it_is_much() {
     let clock = clock();
