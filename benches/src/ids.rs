@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use linchpin::{Ids, Open};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,6 +68,9 @@ pub(crate) const SEGMENTS: Claim = Claim {
     cost: false,
 };
 
+/// What this program is told to be the server that Linchpin's is held against.
+pub(crate) const BARE: &str = "--serve-constant";
+
 pub(crate) const SERVE: Claim = Claim {
     name: "ids_serve",
     what: "one snowflake per HTTP request, 32 connections kept alive",
@@ -80,7 +84,7 @@ pub(crate) const SERVE: Claim = Claim {
         run: |job| Box::pin(ours_serve(job)),
     },
     theirs: Side {
-        what: "a bare axum handler that returns a constant of the same length",
+        what: "a bare axum handler that returns a constant of the same length, in a process of its own, too",
         messages: REQUESTS,
         settings: &[0],
         run: |job| Box::pin(bare(job)),
@@ -185,7 +189,8 @@ fn hand_numbers(job: &Job) -> Duration {
 
 async fn ours_serve(job: Job) -> Result<Duration> {
     let program = std::env::current_exe()?.with_file_name("linchpin");
-    let (_server, address) = serve(&program).await.map_err(|e| {
+    let words = ["ids", "serve", "--json", "--listen", "127.0.0.1:0", "--url", "snowflake://?worker=1"];
+    let (_server, address) = serve(&program, &words).await.map_err(|e| {
         format!(
             "{}: {e}; build it: cargo build --release -p linchpin-cli --features serve",
             program.display()
@@ -194,9 +199,9 @@ async fn ours_serve(job: Job) -> Result<Duration> {
     load(&address, job.messages).await
 }
 
-async fn serve(program: &Path) -> Result<(Child, String)> {
+async fn serve(program: &Path, words: &[&str]) -> Result<(Child, String)> {
     let mut command = Command::new(program);
-    command.args(["ids", "serve", "--json", "--listen", "127.0.0.1:0", "--url", "snowflake://?worker=1"]);
+    command.args(words);
     let mut server = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let out = server.stdout.take().ok_or("no output")?;
     let line = BufReader::new(out).lines().next_line().await?.ok_or("it ended at once")?;
@@ -206,17 +211,20 @@ async fn serve(program: &Path) -> Result<(Child, String)> {
 }
 
 async fn bare(job: Job) -> Result<Duration> {
+    let (_server, address) = serve(&std::env::current_exe()?, &[BARE]).await?;
+    load(&address, job.messages).await
+}
+
+/// The server of that, until it is killed.
+pub(crate) async fn serve_constant() -> Result {
     const ANSWER: &str = r#"{"ids":[1130593418632916992],"ids_str":["1130593418632916992"]}"#;
     let answer = || async { ([("content-type", "application/json")], ANSWER) };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
-    let server =
-        tokio::spawn(
-            async move { axum::serve(listener, Router::new().route("/snowflake", get(answer))).await },
-        );
-    let took = load(&address, job.messages).await;
-    server.abort();
-    took
+    println!("{}", serde_json::json!({ "listen": listener.local_addr()?.to_string() }));
+    let listener = listener.tap_io(|stream| {
+        let _set = stream.set_nodelay(true);
+    });
+    Ok(axum::serve(listener, Router::new().route("/snowflake", get(answer))).await?)
 }
 
 /// Asks, on each connection one request after another.

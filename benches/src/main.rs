@@ -71,5 +71,8 @@ const CLAIMS: &[&Claim] = &[
 #[tokio::main]
 async fn main() -> Result {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    harness::main(CLAIMS, &words).await
+    match words.as_slice() {
+        [word] if word == ids::BARE => ids::serve_constant().await,
+        _ => harness::main(CLAIMS, &words).await,
+    }
 }
