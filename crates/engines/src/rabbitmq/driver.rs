@@ -33,8 +33,8 @@ const IDLE: Duration = Duration::from_millis(250);
 pub(super) enum Event {
     Came(Arc<Source>, u32, Box<Delivery>),
     Ended(Arc<Source>, u32, Option<lapin::Error>),
-    /// The member isn't counted any more.
-    Uncounted(Option<lapin::Error>),
+    /// The roster, joined for the time with this number, doesn't count the member any more.
+    Uncounted(u64, Option<lapin::Error>),
     /// The turn at this partition, by its tag.
     Turn(u32, u64),
 }
@@ -49,6 +49,8 @@ pub(super) struct Driver {
     pub(super) window: u32,
     pub(super) turn_at: Instant,
     control: Option<Channel>,
+    /// How often it joined the roster again.
+    joined: u64,
     look: Option<(u64, BoxFuture<'static, Result<()>>)>,
     pub(super) turns: Turns,
 }
@@ -64,16 +66,18 @@ pub(super) fn events(source: &Arc<Source>, grant: u32, consumer: Consumer) -> Bo
 }
 
 /// Hears when a roster ends.
-pub(super) fn roster_events(roster: Consumer) -> BoxStream<'static, Event> {
-    let ended = roster.filter_map(async |entry| entry.err().map(|e| Event::Uncounted(Some(e))));
-    ended.chain(futures_util::stream::once(async { Event::Uncounted(None) })).boxed()
+fn roster_events(joined: u64, roster: Consumer) -> BoxStream<'static, Event> {
+    let ended = roster.filter_map(move |entry| {
+        std::future::ready(entry.err().map(|failure| Event::Uncounted(joined, Some(failure))))
+    });
+    ended.chain(futures_util::stream::once(async move { Event::Uncounted(joined, None) })).boxed()
 }
 
 impl Driver {
     pub(super) fn new(member: Arc<Member>, control: Option<(Channel, Consumer)>) -> Self {
         let mut streams = SelectAll::new();
         let control = control.map(|(channel, roster)| {
-            streams.push(roster_events(roster));
+            streams.push(roster_events(0, roster));
             channel
         });
         Self {
@@ -84,6 +88,7 @@ impl Driver {
             window: 0,
             turn_at: Instant::now(),
             control,
+            joined: 0,
             look: None,
             turns: Turns::default(),
         }
@@ -166,7 +171,8 @@ impl Driver {
         let Some(slot) = &self.member.slot else { return Ok(()) };
         let channel = self.member.link.channel().await?;
         let roster = enrol(&channel, &slot.roster(), self.member.core.config.timeout).await?;
-        self.streams.push(roster_events(roster));
+        self.joined += 1;
+        self.streams.push(roster_events(self.joined, roster));
         self.control = Some(channel);
         Ok(())
     }
@@ -290,12 +296,14 @@ impl Driver {
                 let failure = failure.map_or_else(|| error::missing(&self.member.topic.name), error::map);
                 Err(self.tell_gone(failure).await)
             }
-            Event::Uncounted(None) if self.control.as_ref().is_some_and(|c| c.status().connected()) => {
+            // The end of one that it has left behind.
+            Event::Uncounted(joined, _) if joined != self.joined => Ok(()),
+            Event::Uncounted(_, None) if self.control.as_ref().is_some_and(|c| c.status().connected()) => {
                 self.control = None;
                 let gone = error::missing(&self.member.topic.name);
                 Err(self.tell_gone(gone).await)
             }
-            Event::Uncounted(_) => {
+            Event::Uncounted(..) => {
                 self.prune();
                 Ok(())
             }
