@@ -49,7 +49,11 @@ pub(super) async fn a_frozen_consumer_is_fenced(w: World) {
     );
     assert_eq!(delivery.attempt, 2);
     child.thaw();
-    let answer = child.event().await;
+    let mut answer = child.event().await;
+    // Where the server gave its connection up, that may be what it is told first: then it says it again.
+    if matches!(&answer, Some(Event::Failed { kind, .. }) if kind == "Unavailable") {
+        answer = Some(child.ask(&Command::Ack { receipt: held.receipt }).await);
+    }
     assert!(matches!(&answer, Some(Event::Failed { kind, .. }) if kind == "Fenced"), "{answer:?}");
     // It settled nothing: the message is still its new holder's to hand back.
     nack(&sub, &delivery, Duration::ZERO).await;
