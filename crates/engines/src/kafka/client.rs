@@ -162,10 +162,13 @@ fn is_refusal(code: Code) -> bool {
     )
 }
 
+/// What asks the controller.
+pub(super) type Admin = AdminClient<DefaultClientContext>;
+
 /// What the bus asks the cluster with.
 pub(super) struct Control {
     pub(super) config: Config,
-    pub(super) admin: Arc<AdminClient<DefaultClientContext>>,
+    pub(super) admin: Arc<Admin>,
     pub(super) asker: Arc<Asker>,
 }
 
@@ -224,13 +227,21 @@ impl Control {
     }
 
     /// The number of partitions, `NotFound` without the topic.
-    ///
-    /// It is asked in the name of the client whose other requests go to the controller: this is how that client learns which
-    /// broker that is, for it never looks again by itself, not even when the one it knows is dead.
     pub(super) async fn partitions(&self, kafka: &str, op: &'static str) -> Result<u32> {
+        let (asker, name, timeout) = (self.asker.clone(), kafka.to_owned(), self.timeout());
+        blocking(op, move || count_partitions(asker.fetch_metadata(Some(&name), timeout), &name, op)).await
+    }
+
+    /// The client whose requests go to the controller, once it has looked which broker that is: it never does so again by itself,
+    /// not even when the one it knows is dead.
+    pub(super) async fn admin(&self, kafka: &str, op: &'static str) -> Result<&Admin> {
         let (admin, name, timeout) = (self.admin.clone(), kafka.to_owned(), self.timeout());
-        blocking(op, move || count_partitions(admin.inner().fetch_metadata(Some(&name), timeout), &name, op))
-            .await
+        let looking = move || {
+            let looked = admin.inner().fetch_metadata(Some(&name), timeout);
+            looked.map(drop).map_err(|e| map(e, op))
+        };
+        blocking(op, looking).await?;
+        Ok(&self.admin)
     }
 
     /// Where the logs of a topic begin and end.

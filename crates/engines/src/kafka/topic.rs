@@ -107,8 +107,12 @@ impl Control {
     /// Name, value, and whether it was set for this topic alone.
     async fn settings_of(&self, kafka: &str, op: &'static str) -> Result<Vec<(String, String, bool)>> {
         let resource = [ResourceSpecifier::Topic(kafka)];
-        let answers =
-            self.admin.describe_configs(&resource, &self.options()).await.map_err(|e| map(e, op))?;
+        let answers = self
+            .admin(kafka, op)
+            .await?
+            .describe_configs(&resource, &self.options())
+            .await
+            .map_err(|e| map(e, op))?;
         let answer = answers.into_iter().next().ok_or_else(|| of_code(Code::UnknownTopicOrPartition, op))?;
         let resource = answer.map_err(|code| of_code(code, op))?;
         let entries = resource
@@ -140,8 +144,12 @@ impl Control {
         for (key, value) in &settings {
             new = new.set(key, value);
         }
-        let answers =
-            self.admin.create_topics([&new], &self.options()).await.map_err(|e| map(e, "ensure"))?;
+        let answers = self
+            .admin(kafka, "ensure")
+            .await?
+            .create_topics([&new], &self.options())
+            .await
+            .map_err(|e| map(e, "ensure"))?;
         if let Some(Err((_, code))) = answers.into_iter().next() {
             return Err(of_code(code, "ensure"));
         }
@@ -183,8 +191,12 @@ impl Control {
 
     /// Removes the topic; back when the brokers have forgotten it.
     pub(super) async fn delete(&self, kafka: &str) -> Result<()> {
-        let answers =
-            self.admin.delete_topics(&[kafka], &self.options()).await.map_err(|e| map(e, "remove"))?;
+        let answers = self
+            .admin(kafka, "remove")
+            .await?
+            .delete_topics(&[kafka], &self.options())
+            .await
+            .map_err(|e| map(e, "remove"))?;
         if let Some(Err((_, code))) = answers.into_iter().next() {
             return Err(of_code(code, "remove"));
         }
