@@ -189,8 +189,8 @@ impl Member {
         self.changed.notify_waiters();
     }
 
-    /// Hands out what is there.
-    pub(super) fn take(&self, max: usize) -> Result<Vec<Delivery>> {
+    /// Hands out what is there; `waits`: to a call that counted as waiting until now.
+    pub(super) fn take(&self, max: usize, waits: bool) -> Result<Vec<Delivery>> {
         let now = Instant::now();
         let mut state = lock(&self.state);
         if state.closed {
@@ -207,6 +207,10 @@ impl Member {
             let mut delivery = state.hand_out(parcel, &self.options, now);
             delivery.position.offset.take_if(|_| !self.core.form.caps.offsets);
             out.push(delivery);
+        }
+        // At once: for one that still counted as waiting, more would be taken, which a nack of this would come behind.
+        if waits && !out.is_empty() {
+            state.leaves(now);
         }
         // Quick enough to be worth fetching ahead for.
         let low = state.shelf.len() < state.window / 2;

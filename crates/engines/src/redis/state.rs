@@ -182,6 +182,12 @@ impl State {
         self.again_at = now + due.map_or(rest, |due| due.clamp(Duration::from_millis(1), rest));
     }
 
+    /// A `next` call waits no longer.
+    pub(super) fn leaves(&mut self, now: Instant) {
+        self.waiting -= 1;
+        self.last_next = now;
+    }
+
     /// A `next` call begins to wait until `deadline`. What there was when the last look was made, that look said: one that
     /// may wait for longer needs no look of its own at once if what came since was told of.
     pub(super) fn enters(&mut self, max: usize, deadline: Instant, now: Instant) {

@@ -38,9 +38,7 @@ impl<'m> Waiting<'m> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        state.waiting -= 1;
-        state.last_next = Instant::now();
+        lock(&self.0.state).leaves(Instant::now());
     }
 }
 
@@ -59,8 +57,10 @@ impl Subscription for RedisSubscription {
             member.core.check_open().map_err(|e| e.op("next"))?;
             // Asked first: what a look that ended by now found, or failed with, is there to be taken.
             let looked = entered.as_ref().is_some_and(|(_, look)| lock(&member.state).done >= *look);
-            let out = member.take(max)?;
+            let out = member.take(max, entered.is_some())?;
             if !out.is_empty() {
+                // It left with what it took.
+                std::mem::forget(entered);
                 return Ok(out);
             }
             entered.get_or_insert_with(|| Waiting::new(member, max, deadline));
