@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "full")]
 mod servers;
 
-/// Runs a program to its end; gives what it printed.
+/// Runs a program to its end, in a folder of its own; gives what it printed.
 fn run(program: &str, args: &[&str]) -> String {
-    let Output { status, stdout, stderr } = Command::new(program).args(args).output().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ran = Command::new(program).args(args).current_dir(&folder).output().unwrap();
+    let Output { status, stdout, stderr } = ran;
     assert!(status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
 }
