@@ -175,6 +175,8 @@ async fn keep_lease(worker: WorkerId, office: Office, board: Arc<Board>, mut sto
     if let Some(worker) = held {
         worker.release(Some(last.unwrap_or(0))).await;
     }
+    // Who closes the ids is told once nothing of them holds the engine open.
+    drop(office);
     done(stopped, answer);
 }
 
