@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 
 use super::settler::Queue;
 use super::{Counters, Failure, Handling};
@@ -40,6 +40,8 @@ pub(super) struct Lane<H> {
 
 type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 type Done = (Receipt, u32, Result<(), Failure>);
+/// `Err` is a panic.
+type Handled = Result<Result<(), Failure>, Box<dyn Any + Send>>;
 
 /// What a lane has in hand.
 #[derive(Default)]
@@ -78,7 +80,7 @@ where
     pub(super) async fn run(self) -> Result<()> {
         let mut busy = Busy::default();
         let result = self.fetch_and_handle(&mut busy).await;
-        let _ = tokio::time::timeout(self.handling.drain, self.drain(&mut busy)).await;
+        let _ = timeout(self.handling.drain, self.drain(&mut busy)).await;
         self.settles.push(&mut busy.finished);
         result
     }
@@ -148,36 +150,31 @@ where
         let began = Instant::now();
         while busy.works.len() < self.handling.concurrency && began.elapsed() < TURN {
             let Some(delivery) = busy.waiting.pop_front() else { return };
-            let receipt = delivery.receipt;
-            let mut work = self.work(delivery);
-            match poll_fn(|cx| Poll::Ready(work.poll_unpin(cx))).await {
-                Poll::Ready(done) => self.finish(busy, done),
+            let (receipt, attempt) = (delivery.receipt, delivery.attempt);
+            let mut handled = self.handle(delivery);
+            match poll_fn(|cx| Poll::Ready(handled.as_mut().poll(cx))).await {
+                Poll::Ready(result) => self.finish(busy, (receipt, attempt, outcome(result))),
                 Poll::Pending => {
                     busy.leases.insert(receipt, Instant::now());
-                    busy.works.push(work);
+                    let limit = self.handling.timeout;
+                    busy.works.push(Box::pin(async move {
+                        let late = |_| Err(Failure::retry(format!("still running after {limit:?}")));
+                        (receipt, attempt, timeout(limit, handled).await.map_or_else(late, outcome))
+                    }));
                 }
             }
         }
     }
 
-    fn work(&self, delivery: Delivery) -> Work {
-        let (receipt, attempt) = (delivery.receipt, delivery.attempt);
+    /// What the handler makes of a delivery, or its panic.
+    fn handle(&self, delivery: Delivery) -> Pin<Box<dyn Future<Output = Handled> + Send>> {
         let context = delivery.message.headers.text(TRACEPARENT).and_then(|t| t.parse::<TraceContext>().ok());
-        let (handler, timeout) = (self.handler.clone(), self.handling.timeout);
+        let handler = self.handler.clone();
         // Inside the block, so that a panic of the closure itself is caught too.
         let handled = AssertUnwindSafe(async move { handler(delivery).await }).catch_unwind();
-        let outcome = async move {
-            match tokio::time::timeout(timeout, handled).await {
-                Ok(Ok(result)) => (receipt, attempt, result),
-                Ok(Err(panic)) => {
-                    (receipt, attempt, Err(Failure::retry(format!("panicked: {}", text(&*panic)))))
-                }
-                Err(_) => (receipt, attempt, Err(Failure::retry(format!("still running after {timeout:?}")))),
-            }
-        };
         match context {
-            Some(context) => Box::pin(context.child().scope(outcome)),
-            None => Box::pin(outcome),
+            Some(context) => Box::pin(context.child().scope(handled)),
+            None => Box::pin(handled),
         }
     }
 
@@ -224,6 +221,10 @@ async fn fetch_some(subscriber: &Subscriber, room: usize) -> Result<Vec<Delivery
 fn lasting(error: &Error) -> bool {
     use Kind::{Closed, Config, Corrupt, Denied, Invalid, NotFound, Unsupported};
     matches!(error.kind(), Closed | Config | Corrupt | Denied | Invalid | NotFound | Unsupported)
+}
+
+fn outcome(handled: Handled) -> Result<(), Failure> {
+    handled.unwrap_or_else(|panic| Err(Failure::retry(format!("panicked: {}", text(&*panic)))))
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {
