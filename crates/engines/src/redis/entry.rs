@@ -6,7 +6,7 @@ use bytes::Bytes;
 use linchpin_core::bus::{Headers, Message, MessageId};
 use linchpin_core::time::from_millis;
 use linchpin_core::{Timestamp, bus::Position};
-use redis::{Pipeline, Value};
+use redis::{Cmd, Value};
 
 /// The field that holds the content.
 pub(super) const PAYLOAD: &str = "payload";
@@ -86,11 +86,15 @@ pub(super) fn encode(message: &Message) -> Vec<Bytes> {
     fields
 }
 
-/// The same as arguments of a pipeline's last command. `id` is room for the identity's text.
-pub(super) fn write(cmd: &mut Pipeline, message: &Message, id: &mut String) {
+/// The command that adds a message to a stream that is there. `id` is room for the identity's text.
+pub(super) fn add(stream: &str, message: &Message, id: &mut String) -> Cmd {
     id.clear();
     // Writing to a string can't fail.
     let _written = fmt::write(id, format_args!("{}", message.id));
+    let words = "XADD".len() + "NOMKSTREAM".len() + "*".len() + PAYLOAD.len() + ID.len() + KEY.len();
+    let size = words + stream.len() + id.len() + message.size();
+    let mut cmd = Cmd::with_capacity(10 + 2 * message.headers.iter().len(), size);
+    cmd.arg("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
     cmd.arg(PAYLOAD).arg(message.payload.as_ref()).arg(ID).arg(id.as_str());
     if let Some(key) = &message.key {
         cmd.arg(KEY).arg(key.as_ref());
@@ -98,6 +102,7 @@ pub(super) fn write(cmd: &mut Pipeline, message: &Message, id: &mut String) {
     for (name, value) in message.headers.iter() {
         cmd.arg(name).arg(value.as_ref());
     }
+    cmd
 }
 
 /// Reads an entry's fields. One that Linchpin didn't write is taken as it is: the field `payload`, or the only one there

@@ -6,7 +6,7 @@ use linchpin_core::{Error, Kind, Result};
 use redis::{Pipeline, Value};
 
 use super::core::Core;
-use super::entry::{EntryId, encode, write};
+use super::entry::{EntryId, add, encode};
 use super::error::{error, no_topic};
 use super::script::{Call, DELAY};
 use super::topic::{Known, lost_stream};
@@ -14,8 +14,8 @@ use super::topic::{Known, lost_stream};
 /// Batches of more messages are worth a pipeline for each partition.
 const LARGE: usize = 256;
 
-/// The messages of a call that travel together, each with its place in the call and its partition.
-pub(super) type Batch = Vec<(usize, u32, Message)>;
+/// A message of a call, with its place in the call and its partition.
+pub(super) type Item = (usize, u32, Message);
 
 impl Core {
     /// Stores messages in the way of the engine.
@@ -46,18 +46,18 @@ impl Core {
         };
         let nothing = || Err(error(Kind::Unexpected, "the server gave no answer"));
         let mut answers: Vec<Result<Position>> = (0..count).map(|_| nothing()).collect();
-        let (mut delayed, mut now) = (Batch::new(), Batch::with_capacity(count));
+        let mut items: Vec<Item> = Vec::with_capacity(count);
         for (at, message) in messages.into_iter().enumerate() {
-            let waits = message.delay.is_some_and(|delay| !delay.is_zero());
-            let batch = if waits { &mut delayed } else { &mut now };
             match accept(&known, &message, partitioner) {
-                Ok(partition) => batch.push((at, partition, message)),
+                Ok(partition) => items.push((at, partition, message)),
                 Err(e) => put(&mut answers, at, Err(e)),
             }
         }
+        let waits = |(_, _, message): &&Item| message.delay.is_some_and(|delay| !delay.is_zero());
+        let (mut delayed, mut now): (Vec<_>, Vec<_>) = items.iter().partition(waits);
         let told = !now.is_empty();
-        let storing = self.split(now).into_iter().map(|batch| self.store(&known, batch));
-        let keeping = by_partition(delayed).into_iter().map(|batch| self.keep(&known, batch));
+        let storing = self.split(&mut now).into_iter().map(|batch| self.store(&known, batch));
+        let keeping = by_partition(&mut delayed).map(|batch| self.keep(&known, batch));
         let (stored, kept) = futures_util::join!(join_all(storing), join_all(keeping));
         for (at, answer) in stored.into_iter().chain(kept).flatten() {
             put(&mut answers, at, answer);
@@ -75,19 +75,23 @@ impl Core {
 
     /// A cluster takes one batch per slot. A single server works on a large batch's first partition while the next one is
     /// encoded.
-    fn split(&self, batch: Batch) -> Vec<Batch> {
-        if self.link.is_cluster() || batch.len() > LARGE { by_partition(batch) } else { vec![batch] }
+    fn split<'b, 'i>(&self, batch: &'b mut [&'i Item]) -> Vec<&'b [&'i Item]> {
+        if self.link.is_cluster() || batch.len() > LARGE {
+            by_partition(batch).collect()
+        } else {
+            vec![batch]
+        }
     }
 
-    async fn store(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
+    async fn store(&self, topic: &Known, batch: &[&Item]) -> Vec<(usize, Result<Position>)> {
         if batch.is_empty() {
             return Vec::new();
         }
         let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
         let mut id = String::new();
-        for (_, partition, message) in &batch {
+        for (_, partition, message) in batch {
             let Some(stream) = topic.streams.get(*partition as usize) else { continue };
-            write(pipeline.cmd("XADD").arg(stream).arg("NOMKSTREAM").arg("*"), message, &mut id);
+            pipeline.add_command(add(stream, message, &mut id));
         }
         if !self.link.is_cluster() {
             pipeline.cmd("PUBLISH").arg(self.keys.hints(&topic.name)).arg("");
@@ -96,19 +100,19 @@ impl Core {
         let key = first.map(String::as_str).unwrap_or_default();
         let answers = match self.link.pipeline(pipeline, key, "publish").await {
             Ok(answers) => answers,
-            Err(e) => return batch.into_iter().map(|(at, ..)| (at, Err(e.clone()))).collect(),
+            Err(e) => return batch.iter().map(|(at, ..)| (*at, Err(e.clone()))).collect(),
         };
-        let read = batch.into_iter().zip(answers);
-        read.map(|((at, partition, _), answer)| (at, position(topic, partition, answer))).collect()
+        let read = batch.iter().zip(answers);
+        read.map(|((at, partition, _), answer)| (*at, position(topic, *partition, answer))).collect()
     }
 
     /// Keeps delayed messages of one partition back.
-    async fn keep(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
+    async fn keep(&self, topic: &Known, batch: &[&Item]) -> Vec<(usize, Result<Position>)> {
         let Some(partition) = batch.first().map(|(_, partition, _)| *partition) else { return Vec::new() };
         let stream = self.keys.stream(&topic.name, partition);
         let mut call = Call::new(&DELAY).key(stream.clone()).key(self.keys.delayed(&topic.name, partition));
         call = call.text(&self.keys.hints(&topic.name));
-        for (_, _, message) in &batch {
+        for (_, _, message) in batch {
             let fields = encode(message);
             // Rounded up: never sooner than asked.
             let delay = message.delay.unwrap_or_default().as_micros().div_ceil(1_000);
@@ -118,7 +122,7 @@ impl Core {
         let answer = self.link.call::<bool>(&call, "publish").await;
         let answer = answer.and_then(|there| there.then_some(()).ok_or_else(|| lost_stream(&stream)));
         let nowhere = Position { partition, offset: None };
-        batch.into_iter().map(|(at, ..)| (at, answer.clone().map(|()| nowhere))).collect()
+        batch.iter().map(|(at, ..)| (*at, answer.clone().map(|()| nowhere))).collect()
     }
 
     /// A stream that is missing may mean that the topic was removed meanwhile.
@@ -154,17 +158,10 @@ pub(super) fn accept(topic: &Known, message: &Message, partitioner: Partitioner)
     partitioner.choose(message, topic.options.partitions, &topic.round).map_err(|e| e.engine(super::NAME))
 }
 
-pub(super) fn by_partition(mut batch: Batch) -> Vec<Batch> {
-    // Stable: those of one partition keep their order.
+/// Those of one partition together, in their order.
+pub(super) fn by_partition<'b, 'i>(batch: &'b mut [&'i Item]) -> impl Iterator<Item = &'b [&'i Item]> {
     batch.sort_by_key(|(_, partition, _)| *partition);
-    let mut out: Vec<Batch> = Vec::new();
-    for one in batch {
-        match out.last_mut() {
-            Some(last) if last.last().is_some_and(|(_, partition, _)| *partition == one.1) => last.push(one),
-            _ => out.push(vec![one]),
-        }
-    }
-    out
+    batch.chunk_by(|(_, one, _), (_, other, _)| one == other)
 }
 
 fn position(topic: &Known, partition: u32, answer: Result<Value>) -> Result<Position> {

@@ -7,7 +7,7 @@ use linchpin_core::{Error, Kind, Result};
 use crate::redis::core::Core;
 use crate::redis::error::{error, map};
 use crate::redis::member::Member;
-use crate::redis::publish::{Batch, accept, by_partition, put};
+use crate::redis::publish::{Item, accept, by_partition, put};
 use crate::redis::script::{Call, LIST_PUSH};
 use crate::redis::state::Grip;
 use crate::redis::topic::Known;
@@ -27,14 +27,15 @@ impl Core {
         };
         let nothing = || Err(error(Kind::Unexpected, "the server gave no answer"));
         let mut answers: Vec<Result<Position>> = (0..count).map(|_| nothing()).collect();
-        let mut batch = Batch::with_capacity(count);
+        let mut items: Vec<Item> = Vec::with_capacity(count);
         for (at, message) in messages.into_iter().enumerate() {
             match bare(&message).and_then(|()| accept(&known, &message, partitioner)) {
-                Ok(partition) => batch.push((at, partition, message)),
+                Ok(partition) => items.push((at, partition, message)),
                 Err(e) => put(&mut answers, at, Err(e)),
             }
         }
-        let pushing = by_partition(batch).into_iter().map(|batch| self.push_part(&known, batch));
+        let mut batch: Vec<_> = items.iter().collect();
+        let pushing = by_partition(&mut batch).map(|batch| self.push_part(&known, batch));
         for (at, answer) in join_all(pushing).await.into_iter().flatten() {
             put(&mut answers, at, answer);
         }
@@ -44,13 +45,13 @@ impl Core {
     }
 
     /// Stores messages of one partition: all of them or none.
-    async fn push_part(&self, topic: &Known, batch: Batch) -> Vec<(usize, Result<Position>)> {
+    async fn push_part(&self, topic: &Known, batch: &[&Item]) -> Vec<(usize, Result<Position>)> {
         let Some(partition) = batch.first().map(|(_, partition, _)| *partition) else { return Vec::new() };
         let (keys, name) = (&self.keys, &topic.name);
         let record = keys.record(name, partition);
         let call = Call::new(&LIST_PUSH).key(keys.stream(name, partition)).key(record.clone());
         let mut call = call.key(keys.delayed(name, partition)).text(&keys.hints(name));
-        for (_, _, message) in &batch {
+        for (_, _, message) in batch {
             // Rounded up: never sooner than asked.
             let delay = message.delay.unwrap_or_default().as_micros().div_ceil(1_000);
             call = call.number(delay).bytes(message.payload.clone());
@@ -58,7 +59,7 @@ impl Core {
         let answer = self.link.call::<bool>(&call, "publish").await;
         let answer = answer.and_then(|there| there.then_some(()).ok_or_else(|| lost(&record)));
         let place = Position { partition, offset: None };
-        batch.into_iter().map(|(at, ..)| (at, answer.clone().map(|()| place))).collect()
+        batch.iter().map(|(at, ..)| (*at, answer.clone().map(|()| place))).collect()
     }
 }
 
