@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
-use rdkafka::message::Message;
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::util::Timeout;
 
@@ -32,8 +32,8 @@ pub(crate) const PUBLISH: Claim = Claim {
         run: |job| Box::pin(broker::publish(job, "kafka", 100)),
     },
     theirs: Side {
-        what: "rdkafka by hand: a `FutureProducer` with a linger of 5 or 20 ms, every answer awaited; key and payload, \
-               4 partitions",
+        what: "rdkafka by hand: a `FutureProducer` with a linger of 5 or 20 ms, every answer awaited; payload, id and \
+               key, 4 partitions",
         messages: MESSAGES,
         settings: &[5, 20],
         run: |job| Box::pin(publishing(job, 100)),
@@ -107,8 +107,9 @@ async fn publish(url: &str, job: &Job, size: usize, linger: usize) -> Result<Dur
         {
             delivered(answer).await?;
         }
-        let (key, body) = (work::key(n), work::body(n, size));
-        let record = FutureRecord::to(TOPIC).key(&key).payload(&body[..]);
+        let (id, key, body) = (work::id(), work::key(n), work::body(n, size));
+        let headers = OwnedHeaders::new().insert(Header { key: "id", value: Some(&id) });
+        let record = FutureRecord::to(TOPIC).key(&key).payload(&body[..]).headers(headers);
         answers.push_back(producer.send_result(record).map_err(|(error, _)| error)?);
     }
     for answer in answers {

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use async_nats::ConnectOptions;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::{ConnectOptions, HeaderMap};
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,7 +31,7 @@ pub(crate) const PUBLISH: Claim = Claim {
                JetStream on the same machine, file storage, its default of not waiting for the disk",
         messages: MESSAGES,
         settings: &[4_000, 20_000],
-        run: |job| Box::pin(publishing(job, 100)),
+        run: |job| Box::pin(publishing(job, 100, Beside::Nothing)),
     },
     needs: Some("nats-server"),
     memory: false,
@@ -47,7 +47,7 @@ pub(crate) const CONSUME: Claim = Claim {
                has counted all; server as above",
         messages: MESSAGES,
         settings: &[1_000, 10_000],
-        run: |job| Box::pin(consuming(job, 100)),
+        run: |job| Box::pin(consuming(job, 100, Beside::Nothing)),
     },
     needs: Some("nats-server"),
     memory: false,
@@ -119,7 +119,33 @@ async fn connect(url: &str) -> Result<async_nats::Client> {
     }
 }
 
-async fn publish(jetstream: &Context, messages: usize, size: usize, in_flight: usize) -> Result<Duration> {
+/// What the other side stores of each message beside its payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Beside {
+    Nothing,
+    IdAndKey,
+}
+
+async fn send(jetstream: &Context, n: usize, size: usize, beside: Beside) -> Result<PublishAckFuture> {
+    let body = work::body(n, size);
+    Ok(match beside {
+        Beside::Nothing => jetstream.publish(SUBJECT, body).await?,
+        Beside::IdAndKey => {
+            let mut headers = HeaderMap::new();
+            headers.insert("id", work::id());
+            headers.insert("key", work::key(n));
+            jetstream.publish_with_headers(SUBJECT, headers, body).await?
+        }
+    })
+}
+
+async fn publish(
+    jetstream: &Context,
+    messages: usize,
+    size: usize,
+    in_flight: usize,
+    beside: Beside,
+) -> Result<Duration> {
     let start = Instant::now();
     let mut answers = VecDeque::with_capacity(in_flight);
     for n in 0..messages {
@@ -128,7 +154,7 @@ async fn publish(jetstream: &Context, messages: usize, size: usize, in_flight: u
         {
             IntoFuture::into_future(answer).await?;
         }
-        answers.push_back(jetstream.publish(SUBJECT, work::body(n, size)).await?);
+        answers.push_back(send(jetstream, n, size, beside).await?);
     }
     for answer in answers {
         answer.await?;
@@ -136,16 +162,16 @@ async fn publish(jetstream: &Context, messages: usize, size: usize, in_flight: u
     Ok(start.elapsed())
 }
 
-pub(crate) async fn publishing(job: Job, size: usize) -> Result<Duration> {
+pub(crate) async fn publishing(job: Job, size: usize, beside: Beside) -> Result<Duration> {
     let server = Server::start(&job.folder, job.setting + 1).await?;
-    let took = publish(&server.jetstream, job.messages, size, job.setting).await?;
+    let took = publish(&server.jetstream, job.messages, size, job.setting, beside).await?;
     server.stop().await?;
     Ok(took)
 }
 
-pub(crate) async fn consuming(job: Job, size: usize) -> Result<Duration> {
+pub(crate) async fn consuming(job: Job, size: usize, beside: Beside) -> Result<Duration> {
     let server = Server::start(&job.folder, 20_001).await?;
-    publish(&server.jetstream, job.messages, size, 20_000).await?;
+    publish(&server.jetstream, job.messages, size, 20_000, beside).await?;
     let start = Instant::now();
     let config = pull::Config {
         durable_name: Some("bench".into()),

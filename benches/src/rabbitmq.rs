@@ -31,7 +31,7 @@ pub(crate) const PUBLISH: Claim = Claim {
         run: |job| Box::pin(broker::publish(job, "rabbitmq", 100)),
     },
     theirs: Side {
-        what: "lapin by hand: one quorum queue, persistent messages, 256, 1,024 or 4,096 confirmations under way, every one \
+        what: "lapin by hand: one quorum queue, persistent messages with id and key, 256, 1,024 or 4,096 confirmations under way, every one \
                awaited",
         messages: MESSAGES,
         settings: &[256, 1_024, 4_096],
@@ -97,7 +97,10 @@ async fn publish(channel: &Channel, messages: usize, size: usize, in_flight: usi
             let answer: lapin::PublisherConfirm = answer;
             answer.await?;
         }
-        let properties = BasicProperties::default().with_delivery_mode(2);
+        let mut headers = FieldTable::default();
+        headers.insert("key".into(), AMQPValue::LongString(work::key(n).into()));
+        let properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+        let properties = properties.with_message_id(work::id().into());
         let options = BasicPublishOptions::default();
         let body = work::body(n, size);
         answers.push_back(channel.basic_publish("".into(), QUEUE.into(), options, &body, properties).await?);

@@ -29,7 +29,7 @@ pub(crate) const PUBLISH: Claim = Claim {
         run: |job| Box::pin(broker::publish(job, "redis", 100)),
     },
     theirs: Side {
-        what: "the driver by hand: XADD of key and payload to one stream, pipelines of 1,024 or 4,096, two of them \
+        what: "the driver by hand: XADD of payload, id and key to one stream, pipelines of 1,024 or 4,096, two of them \
                under way",
         messages: MESSAGES,
         settings: &[1_024, 4_096],
@@ -114,7 +114,8 @@ async fn add(
     let mut batch = pipe();
     for n in from..until {
         let body = work::body(n, size);
-        batch.cmd("XADD").arg(STREAM).arg("*").arg("key").arg(work::key(n)).arg("payload").arg(&body[..]);
+        batch.cmd("XADD").arg(STREAM).arg("*").arg("payload").arg(&body[..]);
+        batch.arg("id").arg(work::id()).arg("key").arg(work::key(n));
     }
     batch.query_async::<Vec<Value>>(&mut connection).await.map(drop)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use linchpin::bus::{Message, PublisherOptions};
+use linchpin::bus::{Message, MessageId, PublisherOptions};
 use linchpin::{Bus, Open, TopicOptions};
 use tokio::sync::Notify;
 
@@ -29,6 +29,11 @@ pub(crate) fn payload(n: usize) -> [u8; 100] {
 /// One of 1,000 keys.
 pub(crate) fn key(n: usize) -> String {
     format!("sensor-{}", n % 1000)
+}
+
+/// A new identity as text: what the other side stores with each message, as Linchpin does.
+pub(crate) fn id() -> String {
+    MessageId::new().to_string()
 }
 
 /// `size` bytes, at least 8, different for each message.
