@@ -68,6 +68,12 @@ pub trait BusEngine: Send + Sync + Debug {
         options: &PublishOptions,
     ) -> Vec<Result<Position>>;
 
+    /// How many calls of [`BusEngine::publish`] a [`Publisher`](super::Publisher) may have under way at once. More than 1 only
+    /// if calls on one topic store their messages in the order in which they were begun.
+    fn publishes_at_once(&self) -> usize {
+        1
+    }
+
     /// Joins a group of the topic, or listens by itself.
     ///
     /// # Errors

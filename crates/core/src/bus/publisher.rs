@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,13 +16,15 @@ use crate::{Error, Kind, Result};
 
 /// What a message costs beside its bytes, in the count against [`PublisherOptions::max_memory`].
 const OVERHEAD: usize = size_of::<Message>();
+/// A batch of so many bytes is full, however few its messages.
+const FULL: usize = 4 << 20;
 
 /// How a [`Publisher`] batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublisherOptions {
     /// How long a batch waits for company. A full batch, or a flush, goes at once. Default 1 ms.
     pub linger: Duration,
-    /// The most messages in a batch. Default 10,000.
+    /// The most messages in a batch; one that has reached 4 MiB takes no more either. Default 10,000.
     pub max_batch: usize,
     /// The most memory of accepted, unanswered messages, in bytes; [`Publisher::send`] waits beyond it. A single larger
     /// message goes through alone. Default 32 MiB.
@@ -43,8 +46,8 @@ impl Default for PublisherOptions {
 
 /// Publishes to one topic, many messages in flight. Cheap to clone.
 ///
-/// One batch is under way at a time, so messages are stored in the order they were sent; while it is, the next one
-/// fills. When the last clone is dropped, what was accepted is still published; [`Publisher::close`] waits for that.
+/// Messages are stored in the order they were sent: one batch is under way at a time, and while it is, the next one fills.
+/// On engines that keep the order of calls a full one goes along with it. When the last clone is dropped, what was accepted is still published; [`Publisher::close`] waits for that.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -94,8 +97,8 @@ struct State {
     urgent: bool,
     closed: bool,
     first_error: Option<Error>,
-    /// The batch that is under way, to wait for.
-    under_way: Option<Arc<Batch>>,
+    /// The batches that are under way, to wait for.
+    under_way: Vec<Arc<Batch>>,
 }
 
 #[derive(Debug)]
@@ -185,15 +188,14 @@ impl Publisher {
     /// # Errors
     /// The first error since the last flush. Each message's own answer tells which.
     pub async fn flush(&self) -> Result<()> {
-        let (last, under_way) = {
+        let accepted = {
             let mut state = self.shared.lock();
-            let last = state.waiting.back().map(|filling| filling.batch.clone());
-            state.urgent = last.is_some();
-            (last, state.under_way.clone())
+            state.urgent = !state.waiting.is_empty();
+            let waiting = state.waiting.iter().map(|filling| &filling.batch);
+            state.under_way.iter().chain(waiting).cloned().collect::<Vec<_>>()
         };
         self.shared.work.notify_one();
-        // Batches go in order: the last one is behind all others.
-        for batch in under_way.iter().chain(&last) {
+        for batch in accepted {
             batch.wait().await;
         }
         self.shared.lock().first_error.take().map_or(Ok(()), Err)
@@ -234,15 +236,14 @@ impl Shared {
     }
 
     fn accept(&self, state: &mut State, message: Message, size: usize) -> Stored {
-        let max = self.options.max_batch;
         state.bytes += size;
         let crowded = self.crowded(state);
-        match state.waiting.back_mut().filter(|last| last.messages.len() < max) {
+        match state.waiting.back_mut().filter(|last| !self.is_full(last)) {
             Some(last) => {
                 let index = last.messages.len();
                 last.messages.push(message);
                 last.bytes += size;
-                if index + 1 == max || crowded {
+                if self.is_full(last) || crowded {
                     self.work.notify_one();
                 }
                 Stored { batch: last.batch.clone(), index }
@@ -259,19 +260,20 @@ impl Shared {
         }
     }
 
-    /// The next batch, once it is full, flushed, or has lingered; `None` when closed and empty.
-    async fn gather(&self) -> Option<Filling> {
+    /// The next batch, once it is full, flushed, or has lingered; one that goes along with others only if it is full. `None`
+    /// when closed and empty.
+    async fn gather(&self, along: bool) -> Option<Filling> {
         loop {
             let due = {
                 let mut state = self.lock();
                 let hurry = state.urgent || state.closed || self.crowded(&state);
-                let due = state.waiting.front().map(|first| {
-                    let now = hurry || first.messages.len() >= self.options.max_batch;
+                let due = state.waiting.front().filter(|first| !along || self.is_full(first)).map(|first| {
+                    let now = hurry || self.is_full(first);
                     if now { first.since } else { first.since + self.options.linger }
                 });
                 match due {
                     Some(due) if due <= Instant::now() => return state.cut(),
-                    None if state.closed => return None,
+                    None if state.closed && state.waiting.is_empty() => return None,
                     due => due,
                 }
             };
@@ -280,6 +282,27 @@ impl Shared {
                 None => self.work.notified().await,
             }
         }
+    }
+
+    async fn publish(&self, filling: Filling, options: &PublishOptions) {
+        let Filling { messages, bytes, batch, .. } = filling;
+        let results = self.bus.publish_traced(&self.topic, messages, options).await;
+        {
+            let mut state = self.lock();
+            state.bytes -= bytes;
+            state.under_way.retain(|other| !Arc::ptr_eq(other, &batch));
+            if state.first_error.is_none() {
+                state.first_error = results.iter().find_map(|r| r.as_ref().err().cloned());
+            }
+        }
+        // Never set before: a batch is cut once.
+        let _ = batch.results.set(results);
+        batch.done.notify_waiters();
+        self.room.notify_waiters();
+    }
+
+    fn is_full(&self, filling: &Filling) -> bool {
+        filling.messages.len() >= self.options.max_batch || filling.bytes >= FULL
     }
 
     // Senders wait for room: lingering would make them wait for nothing.
@@ -292,7 +315,7 @@ impl State {
     fn cut(&mut self) -> Option<Filling> {
         let first = self.waiting.pop_front()?;
         self.urgent &= !self.waiting.is_empty();
-        self.under_way = Some(first.batch.clone());
+        self.under_way.push(first.batch.clone());
         self.last_size = first.messages.len();
         Some(first)
     }
@@ -300,20 +323,20 @@ impl State {
 
 async fn run(shared: Arc<Shared>) {
     let options = PublishOptions { partitioner: shared.options.partitioner };
-    while let Some(Filling { messages, bytes, batch, .. }) = shared.gather().await {
-        let results = shared.bus.publish_traced(&shared.topic, messages, &options).await;
-        {
-            let mut state = shared.lock();
-            state.bytes -= bytes;
-            state.under_way = None;
-            if state.first_error.is_none() {
-                state.first_error = results.iter().find_map(|r| r.as_ref().err().cloned());
-            }
+    let most = shared.bus.engine().publishes_at_once().max(1);
+    // In the order they are begun: each is polled before the next one is gathered.
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let along = !under_way.is_empty();
+        tokio::select! {
+            biased;
+            Some(()) = under_way.next(), if along => {}
+            next = shared.gather(along), if under_way.len() < most => match next {
+                Some(filling) => under_way.push(shared.publish(filling, &options)),
+                None if under_way.is_empty() => return,
+                None => drop(under_way.next().await),
+            },
         }
-        // Never set before: a batch is cut once.
-        let _ = batch.results.set(results);
-        batch.done.notify_waiters();
-        shared.room.notify_waiters();
     }
 }
 

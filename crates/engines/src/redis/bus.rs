@@ -59,6 +59,12 @@ impl BusEngine for RedisBus {
         Caps { failover: !self.core.link.is_cluster(), ..self.core.form.caps }
     }
 
+    // All commands of a bus go through one connection, in order. Only what a cluster moved is sent again, and the script of
+    // lists, where the server doesn't know it.
+    fn publishes_at_once(&self) -> usize {
+        if self.core.link.is_cluster() || self.core.form.lists { 1 } else { 2 }
+    }
+
     async fn ensure(&self, topic: &str, options: &TopicOptions) -> Result<()> {
         let check = || check_name("topic", topic).and_then(|()| check_options(options));
         check().map_err(|e| e.engine(NAME).op("ensure"))?;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, maybe_done};
+use futures_util::poll;
 use linchpin_core::bus::{NO_REPLY, is_for};
 use linchpin_core::{Error, Result};
 use redis::{Pipeline, Value, from_redis_value};
@@ -20,6 +21,8 @@ use super::state::{Grip, Look, Parcel, SHELF};
 const AHEAD: usize = 1024;
 /// And the most bytes of them, if the last ones are a measure.
 const BYTES: usize = 8 << 20;
+/// How many fetches for a quick consumer are under way at once; the window is shared among them.
+const UNDER_WAY: usize = 2;
 /// The least share of a partition that is read beside the script.
 const APART: usize = 32;
 /// What a consumer of other programs may hold a message for.
@@ -34,7 +37,7 @@ type Fetched = (i64, i64, Vec<Run>, Vec<i64>);
 /// Streams with what was read of them.
 type Reading = Option<Vec<(Vec<u8>, Vec<Entry>)>>;
 /// And the partitions that were asked.
-type Answer<'p> = (&'p [&'p (u32, PartKeys)], Fetched);
+type Answer<'m> = (Vec<&'m (u32, PartKeys)>, Fetched);
 
 /// What a fetch brought.
 #[derive(Debug, Default)]
@@ -47,22 +50,82 @@ struct Catch {
     failed: Option<Error>,
 }
 
+/// A look that was made, and what the servers answered.
+struct Looked<'m> {
+    number: u64,
+    began: Instant,
+    /// How often the group had been moved.
+    moved: u64,
+    told: bool,
+    count: usize,
+    answers: Vec<Result<Answer<'m>>>,
+}
+
+impl Looked<'_> {
+    /// How many messages came; nothing if something failed.
+    fn came(&self) -> Option<usize> {
+        let entries = |(_, (_, _, runs, _)): &Answer<'_>| runs.iter().map(|run| run.3.len()).sum::<usize>();
+        self.answers.iter().map(|answer| answer.as_ref().ok().map(entries)).sum()
+    }
+}
+
 impl Member {
-    /// Fetches up to `count` messages and puts them on the shelf.
+    /// Fetches up to `count` messages and puts them on the shelf; more of them as long as the consumer is quicker.
     pub(super) async fn fetch(&self, count: usize) -> Result<()> {
+        let mut asked = VecDeque::from([Box::pin(maybe_done(self.ask_for(count)))]);
+        let mut outcome = Ok(());
+        while let Some(mut first) = asked.pop_front() {
+            first.as_mut().await;
+            let Some(looked) = first.as_mut().take_output() else { continue };
+            // The server is at work on the next ones while these are unpacked.
+            while outcome.is_ok()
+                && asked.len() < UNDER_WAY
+                && let Some(count) = self.ahead(&looked, asked.len())
+            {
+                let mut next = Box::pin(maybe_done(self.ask_for(count)));
+                let _begun = poll!(next.as_mut());
+                asked.push_back(next);
+            }
+            tokio::task::yield_now().await;
+            outcome = outcome.and(self.sort_all(looked).await);
+        }
+        outcome
+    }
+
+    async fn ask_for(&self, count: usize) -> Looked<'_> {
         let began = Instant::now();
-        let (turn, moved, told) = {
+        let (turn, moved, told, number) = {
             let mut state = lock(&self.state);
             state.begun += 1;
             let told = std::mem::take(&mut state.news) || state.expected.is_some_and(|at| at <= began);
             state.turn = state.turn.wrapping_add(1);
-            (state.turn, state.moved, told)
+            (state.turn, state.moved, told, state.begun)
         };
         let mut parts: Vec<&(u32, PartKeys)> = self.parts.iter().collect();
         let first = turn.checked_rem(parts.len()).unwrap_or(0);
         parts.rotate_left(first);
+        let answers = self.ask_all(&parts, count).await;
+        Looked { number, began, moved, told, count, answers }
+    }
+
+    /// How many to look for beside so many fetches that are under way: nothing, unless there was plenty of what came, a quick
+    /// consumer has taken all there was before, and no chore waits.
+    fn ahead(&self, looked: &Looked<'_>, under_way: usize) -> Option<usize> {
+        let came = looked.came().filter(|came| *came >= looked.count - looked.count / 8)?;
+        let (state, now) = (lock(&self.state), Instant::now());
+        let share = state.window / UNDER_WAY;
+        let quick = now < state.last_next + SHELF / 5 && state.shelf.len() < share;
+        let free = !state.closed && now < state.beat_at && state.overdue_at.is_none_or(|at| now < at);
+        let held = state.held.len() + state.shelf.len() + came + under_way * share;
+        let fits = held + share <= self.options.max_in_flight;
+        (quick && free && fits && share > 0).then_some(share)
+    }
+
+    /// Puts what came on the shelf, and settles at once what isn't to be handed out.
+    async fn sort_all(&self, looked: Looked<'_>) -> Result<()> {
+        let Looked { number, began, moved, told, count, answers } = looked;
         let mut catch = Catch::default();
-        for answer in self.ask_all(&parts, count).await {
+        for answer in answers {
             match answer {
                 Ok(answer) => self.sort(answer, began, &mut catch),
                 Err(error) => catch.failed = Some(error),
@@ -71,8 +134,8 @@ impl Member {
         let Catch { parcels, skipped, hopeless, due, failed } = catch;
         let came = !parcels.is_empty() || !skipped.is_empty() || !hopeless.is_empty();
         // A look that failed ends with its failure, so that nobody finds it ended and nothing there.
-        let heard = self.core.hints.is_heard(&self.channel);
-        self.shelve(parcels, count, moved, Look { due, came, told, heard, ended: failed.is_none() });
+        let (heard, ended) = (self.core.hints.is_heard(&self.channel), failed.is_none().then_some(number));
+        self.shelve(parcels, count, moved, Look { due, came, told, heard, ended });
         if !skipped.is_empty() {
             self.ack_all(skipped).await?;
         }
@@ -106,14 +169,14 @@ impl Member {
 
     /// One answer of a server, or of each slot of a cluster: together they fetch no more than asked, and what is asked for
     /// is looked for everywhere before there is less of it.
-    async fn ask_all<'p>(&self, parts: &'p [&(u32, PartKeys)], count: usize) -> Vec<Result<Answer<'p>>> {
+    async fn ask_all<'m>(&self, parts: &[&'m (u32, PartKeys)], count: usize) -> Vec<Result<Answer<'m>>> {
         if let Some(answer) = self.ask_apart(parts, count).await {
-            return vec![answer.map(|fetched| (parts, fetched))];
+            return vec![answer.map(|fetched| (parts.to_vec(), fetched))];
         }
         let fetching = &Call::new(self.core.form.scripts.fetch);
         let mut left = count;
         let mut answers = Vec::new();
-        let mut slots: VecDeque<&[&(u32, PartKeys)]> =
+        let mut slots: VecDeque<&[&'m (u32, PartKeys)]> =
             if self.core.link.is_cluster() { parts.chunks(1).collect() } else { VecDeque::from([parts]) };
         while left > 0 && !slots.is_empty() {
             let now: Vec<_> = slots.drain(..slots.len().min(left)).collect();
@@ -121,7 +184,7 @@ impl Member {
             let asking = now.into_iter().enumerate().map(|(n, slot)| async move {
                 let call = slot.iter().fold(fetching.clone(), |call, (_, keys)| call.keys(keys));
                 let call = self.ask(call, share + usize::from(n < more)).text("");
-                Ok((slot, self.core.link.call::<Fetched>(&call, "next").await?))
+                Ok((slot.to_vec(), self.core.link.call::<Fetched>(&call, "next").await?))
             });
             for answer in join_all(asking).await {
                 let came = answer

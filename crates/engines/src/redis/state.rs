@@ -60,8 +60,8 @@ pub(super) struct Look {
     pub(super) told: bool,
     /// Whether hints are heard.
     pub(super) heard: bool,
-    /// It didn't fail.
-    pub(super) ended: bool,
+    /// Its number, if it didn't fail.
+    pub(super) ended: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -163,10 +163,8 @@ impl State {
     /// A look ended: says when to look again.
     pub(super) fn looked(&mut self, look: Look, now: Instant) {
         let Look { due, came, told, heard, ended } = look;
-        if ended {
-            self.done = self.begun;
-        }
-        self.quiet = if came || !ended { 0 } else { self.quiet.saturating_add(1) };
+        self.done = ended.unwrap_or(self.done);
+        self.quiet = if came || ended.is_none() { 0 } else { self.quiet.saturating_add(1) };
         if came && !told {
             self.untold = Some(now + UNTOLD);
         }

@@ -1,7 +1,12 @@
 //! The publisher, on the memory bus with a paused clock.
 
+use async_trait::async_trait;
+use tokio::time::sleep;
+
 use super::*;
-use crate::bus::{MemoryBus, TopicOptions};
+use crate::bus::{
+    BusEngine, Caps, Info, MemoryBus, Start, SubscribeOptions, Subscription, TopicOptions, TopicStats,
+};
 
 async fn bus() -> Bus {
     let bus = Bus::new(MemoryBus::new());
@@ -96,4 +101,76 @@ async fn closing_and_dropping_lose_nothing() {
     drop(publisher);
     stored.await.unwrap();
     assert_eq!(bus.stats(Some("t")).await.unwrap()[0].messages, 2);
+}
+
+/// Stores at once and answers a second later; two calls may be under way.
+#[derive(Debug)]
+struct Far(Arc<dyn BusEngine>, Arc<Mutex<Vec<usize>>>);
+
+#[async_trait]
+impl BusEngine for Far {
+    fn info(&self) -> &Info {
+        self.0.info()
+    }
+    fn caps(&self) -> Caps {
+        self.0.caps()
+    }
+    async fn ensure(&self, topic: &str, options: &TopicOptions) -> Result<()> {
+        self.0.ensure(topic, options).await
+    }
+    async fn remove(&self, topic: &str, group: Option<&str>) -> Result<()> {
+        self.0.remove(topic, group).await
+    }
+    async fn publish(
+        &self,
+        topic: &str,
+        messages: Vec<Message>,
+        options: &PublishOptions,
+    ) -> Vec<Result<Position>> {
+        self.1.lock().unwrap().push(messages.len());
+        let answers = self.0.publish(topic, messages, options).await;
+        sleep(Duration::from_secs(1)).await;
+        answers
+    }
+    fn publishes_at_once(&self) -> usize {
+        2
+    }
+    async fn subscribe(&self, topic: &str, options: &SubscribeOptions) -> Result<Box<dyn Subscription>> {
+        self.0.subscribe(topic, options).await
+    }
+    async fn stats(&self, topic: Option<&str>) -> Result<Vec<TopicStats>> {
+        self.0.stats(topic).await
+    }
+    async fn seek(&self, topic: &str, group: &str, to: Start) -> Result<()> {
+        self.0.seek(topic, group, to).await
+    }
+    async fn trim(&self, topic: &str) -> Result<u64> {
+        self.0.trim(topic).await
+    }
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_goes_along_where_calls_keep_their_order_and_a_flush_waits_for_all() {
+    let begun = Arc::<Mutex<Vec<usize>>>::default();
+    let bus = Bus::new(Arc::new(Far(MemoryBus::new(), begun.clone())));
+    bus.ensure("t", &TopicOptions { partitions: 1, ..TopicOptions::default() }).await.unwrap();
+    let options = PublisherOptions { max_batch: 4, ..PublisherOptions::default() };
+    let (publisher, started) = (bus.publisher("t", options), Instant::now());
+    let mut answers = Vec::new();
+    for n in 0..18 {
+        answers.push(publisher.send(Message::new(n.to_string())).await.unwrap());
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(*begun.lock().unwrap(), [4, 4], "two are under way");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(*begun.lock().unwrap(), [4, 4, 4, 4], "what isn't full doesn't go along");
+    publisher.flush().await.unwrap();
+    assert_eq!((started.elapsed().as_secs(), &**begun.lock().unwrap()), (3, &[4, 4, 4, 4, 2][..]));
+    assert!(publisher.shared.lock().under_way.is_empty());
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.await.unwrap().offset, Some(n as u64));
+    }
 }
