@@ -1,22 +1,24 @@
 //! Connections: one for commands, shared by everything of a bus, and one that listens.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use linchpin_core::{Error, Kind, Result};
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    Arg, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind,
-    TlsCertificates, Value, from_redis_value,
+    Arg, AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisError, RedisResult,
+    ServerErrorKind, TlsCertificates, Value, from_redis_value,
 };
 use tokio::time::{sleep, timeout};
 
 use super::error::{NAME, map};
 use super::script::Call;
 use super::url::{Config, Tls};
+use super::wire::Wire;
 use crate::pem::{CERTIFICATE, PRIVATE_KEY, pem};
 
 /// How long a cluster gets to mend itself before it is asked again.
@@ -31,7 +33,7 @@ pub(super) struct Link {
 
 #[derive(Clone)]
 enum Driver {
-    Single(ConnectionManager),
+    Single(Arc<Wire>),
     Cluster(ClusterConnection),
 }
 
@@ -58,7 +60,7 @@ impl Link {
     async fn send(&self, cmd: &Cmd, op: &'static str) -> Result<RedisResult<Value>> {
         let sending = async {
             match self.driver.clone() {
-                Driver::Single(mut connection) => connection.req_packed_command(cmd).await,
+                Driver::Single(wire) => wire.send(async |mut c| c.req_packed_command(cmd).await).await,
                 Driver::Cluster(mut connection) => loop {
                     match connection.req_packed_command(cmd).await.and_then(Value::extract_error) {
                         Err(failure) if may_mend(&failure) => sleep(AGAIN).await,
@@ -93,8 +95,9 @@ impl Link {
         let count = pipeline.len();
         let sending = async {
             match self.driver.clone() {
-                Driver::Single(mut connection) => {
-                    connection.req_packed_commands(&pipeline, 0, count).await.map_err(|e| map(e, op))
+                Driver::Single(wire) => {
+                    let sending = wire.send(async |mut c| c.req_packed_commands(&pipeline, 0, count).await);
+                    sending.await.map_err(|e| map(e, op))
                 }
                 Driver::Cluster(connection) => self.transaction(connection, pipeline, key, op).await,
             }
@@ -105,9 +108,9 @@ impl Link {
 
     /// One answer per command of a transaction on a single server; `None` if the server refused it as a whole.
     pub(super) async fn transact(&self, pipeline: &Pipeline, op: &'static str) -> Result<Option<Vec<Value>>> {
-        let Driver::Single(mut connection) = self.driver.clone() else { return Ok(None) };
+        let Driver::Single(wire) = &self.driver else { return Ok(None) };
         // The answer of all is that of EXEC, behind those of MULTI and of each command.
-        let sending = connection.req_packed_commands(pipeline, pipeline.len() + 1, 1);
+        let sending = wire.send(async |mut c| c.req_packed_commands(pipeline, pipeline.len() + 1, 1).await);
         let answer = timeout(self.config.timeout, sending).await.map_err(|_| late(&self.config, op))?;
         let answer = answer.and_then(|all| all.into_iter().next().unwrap_or_default().extract_error());
         match answer {
@@ -234,14 +237,12 @@ async fn connect(config: &Config) -> Result<Driver> {
         return connection.map(Driver::Cluster).map_err(|e| map(e, "open").with("url", &config.url));
     }
     let (host, port) = config.hosts.first().cloned().unwrap_or_default();
-    let options = ConnectionManagerConfig::new()
-        .set_number_of_retries(1)
-        .set_max_delay(Duration::from_millis(200))
+    let options = AsyncConnectionConfig::new()
         .set_pipeline_buffer_size(1024)
         .set_connection_timeout(Some(config.timeout))
         .set_response_timeout(Some(config.timeout));
-    let connection = ConnectionManager::new_with_config(client(config, &host, port)?, options).await;
-    connection.map(Driver::Single).map_err(|e| map(e, "open").with("url", &config.url))
+    let wire = Wire::open(client(config, &host, port)?, options).await;
+    wire.map(|wire| Driver::Single(Arc::new(wire))).map_err(|e| map(e, "open").with("url", &config.url))
 }
 
 /// A connection of its own to one host, for messages that are pushed.

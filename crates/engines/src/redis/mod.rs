@@ -54,6 +54,7 @@ mod stats;
 mod subscription;
 mod topic;
 mod url;
+mod wire;
 
 use std::sync::Arc;
 

@@ -9,5 +9,6 @@ mod encrypted;
 mod idle;
 mod interop;
 mod lists;
+mod order;
 mod refusals;
 mod server;
