@@ -47,7 +47,8 @@ impl Default for PublisherOptions {
 /// Publishes to one topic, many messages in flight. Cheap to clone.
 ///
 /// Messages are stored in the order they were sent: one batch is under way at a time, and while it is, the next one fills.
-/// On engines that keep the order of calls a full one goes along with it. When the last clone is dropped, what was accepted is still published; [`Publisher::close`] waits for that.
+/// On engines that keep the order of calls a full one goes along with it. When the last clone is dropped, what was
+/// accepted is still published; [`Publisher::close`] waits for that.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
