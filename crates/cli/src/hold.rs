@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command as Program};
 use tokio::time::timeout;
 
-use crate::{interrupted, open_coord, out};
+use crate::{Interrupts, open_coord, out};
 
 /// Not held in time, or not any more: sysexits' "temporary failure".
 const NOT_HELD: u8 = 75;
@@ -91,6 +91,7 @@ struct HeldArgs {
 pub(crate) async fn lock(command: LockCommand) -> Result<ExitCode> {
     let LockCommand::Run(args) = command;
     let session = session(&args.url, args.held.ttl.into()).await?;
+    let mut interrupts = Interrupts::listen()?;
     let lock = session.lock(&args.name);
     let acquiring = async {
         match args.wait {
@@ -104,31 +105,32 @@ pub(crate) async fn lock(command: LockCommand) -> Result<ExitCode> {
     };
     let guard = tokio::select! {
         acquired = acquiring => acquired?,
-        () = interrupted() => None,
+        () = interrupts.next() => None,
     };
     let Some(guard) = guard else {
         out::say(format_args!("error: the lock {:?} wasn't free in time", args.name));
         session.close().await?;
         return Ok(ExitCode::from(NOT_HELD));
     };
-    let code = run(&args.held, guard.token(), guard.lost()).await;
+    let code = run(&args.held, guard.token(), guard.lost(), &mut interrupts).await;
     release(guard.release().await, &session).await;
     code
 }
 
 pub(crate) async fn elect(args: ElectArgs) -> Result<ExitCode> {
     let session = session(&args.url, args.held.ttl.into()).await?;
+    let mut interrupts = Interrupts::listen()?;
     let value = args.value.unwrap_or_else(|| std::process::id().to_string());
     let election = session.election(&args.name);
     let leadership = tokio::select! {
         elected = election.campaign(value) => elected?,
-        () = interrupted() => {
+        () = interrupts.next() => {
             session.close().await?;
             return Ok(ExitCode::from(NOT_HELD));
         }
     };
     out::say(format_args!("leading {:?} with token {}", args.name, leadership.token()));
-    let code = run(&args.held, leadership.token(), leadership.lost()).await;
+    let code = run(&args.held, leadership.token(), leadership.lost(), &mut interrupts).await;
     release(leadership.resign().await, &session).await;
     code
 }
@@ -149,7 +151,12 @@ async fn release(released: Result<()>, session: &Session) {
 }
 
 /// Runs the command until it ends, is interrupted, or what it runs under is lost.
-async fn run(args: &HeldArgs, token: Rev, lost: impl Future<Output = Error>) -> Result<ExitCode> {
+async fn run(
+    args: &HeldArgs,
+    token: Rev,
+    lost: impl Future<Output = Error>,
+    interrupts: &mut Interrupts,
+) -> Result<ExitCode> {
     let [program, arguments @ ..] = args.command.as_slice() else {
         return Err(Error::new(Kind::Invalid, "there is no command").help("name one after --"));
     };
@@ -164,7 +171,7 @@ async fn run(args: &HeldArgs, token: Rev, lost: impl Future<Output = Error>) -> 
     let wait_failed = |e| Error::new(Kind::Unexpected, "can't wait for the command").source(e);
     tokio::select! {
         ended = child.wait() => Ok(code(ended.map_err(wait_failed)?)),
-        () = interrupted() => Ok(code(stop(&mut child, PATIENCE).await.map_err(wait_failed)?)),
+        () = interrupts.next() => Ok(code(stop(&mut child, PATIENCE).await.map_err(wait_failed)?)),
         why = lost => {
             out::error(&why);
             let margin = Duration::from(args.ttl) / 10;

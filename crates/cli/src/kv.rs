@@ -11,7 +11,7 @@ use linchpin::coord::{Change, Entry, Rev, Watched, When};
 use linchpin::{Error, Kind, Result};
 use serde_json::{Map, Value, json};
 
-use crate::{check_there, interrupted, open_coord, out};
+use crate::{Interrupts, check_there, open_coord, out};
 
 /// What can be done to keys.
 #[derive(Debug, Subcommand)]
@@ -121,10 +121,13 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<ExitCode> {
         Command::Put(args) => put(args, json).await?,
         Command::Del { at, if_rev } => delete(at, if_rev, json).await?,
         Command::Ls { url, prefix } => list(&url, &prefix, json).await?,
-        Command::Watch { url, prefix, count } => tokio::select! {
-            watched = watch(&url, &prefix, count, json) => watched?,
-            () = interrupted() => {}
-        },
+        Command::Watch { url, prefix, count } => {
+            let mut interrupts = Interrupts::listen()?;
+            tokio::select! {
+                watched = watch(&url, &prefix, count, json) => watched?,
+                () = interrupts.next() => {}
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

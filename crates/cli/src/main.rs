@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod hold;
 mod id;
+mod interrupts;
 mod kv;
 mod out;
 mod service;
@@ -16,6 +17,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use linchpin::url::EngineUrl;
 use linchpin::{Bus, Coord, Error, Kind, Open, Result};
+
+use crate::interrupts::Interrupts;
 
 /// One small API per job, the same guarantees on every engine; only the URL changes.
 #[derive(Debug, Parser)]
@@ -133,16 +136,4 @@ fn check_there(url: &str, maker: &str) -> Result<()> {
         return Err(error.help(format!("`linchpin {maker}` makes it")));
     }
     Ok(())
-}
-
-/// Waits for Ctrl-C or a polite request to end.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }

@@ -13,7 +13,7 @@ use linchpin::{Error, Kind, Result};
 use serde_json::{Value, json};
 use tokio::process::Command as Program;
 
-use crate::{check_there, interrupted, open_coord, out};
+use crate::{Interrupts, check_there, open_coord, out};
 
 /// What can be done with services.
 #[derive(Debug, Subcommand)]
@@ -150,9 +150,10 @@ pub(crate) async fn run(command: Command, json: bool) -> Result<ExitCode> {
         }
         Command::Watch { at, count } => {
             check_there(&at.url, MAKES_IT)?;
+            let mut interrupts = Interrupts::listen()?;
             let watched = tokio::select! {
                 watched = watch(&at, count, json) => watched,
-                () = interrupted() => Ok(()),
+                () = interrupts.next() => Ok(()),
             };
             watched.map(|()| ExitCode::SUCCESS)
         }
@@ -169,6 +170,7 @@ async fn register(args: RegisterArgs, json: bool) -> Result<()> {
     (instance.weight, instance.zone) = (args.weight, args.zone);
     instance.metadata = args.metadata.into_iter().collect();
     let coord = open_coord(&args.at.url).await?;
+    let mut interrupts = Interrupts::listen()?;
     let registration = coord.register_for(&args.at.service, instance, args.ttl.into()).await?;
     let instance = registration.instance();
     if json {
@@ -176,7 +178,7 @@ async fn register(args: RegisterArgs, json: bool) -> Result<()> {
     } else {
         out::say(format_args!("registered {} of {:?}; Ctrl-C takes it out", instance.id, args.at.service));
     }
-    interrupted().await;
+    interrupts.next().await;
     registration.deregister().await
 }
 
@@ -238,11 +240,12 @@ fn shown(endpoints: &Endpoints, json: bool) -> String {
 async fn call(args: CallArgs, json: bool) -> Result<ExitCode> {
     let options = EndpointsOptions { balance: args.balance.into(), ..EndpointsOptions::default() };
     let endpoints = open_coord(&args.at.url).await?.endpoints_with(&args.at.service, options).await?;
+    let mut interrupts = Interrupts::listen()?;
     let (mut failed, mut by_address) = (0, BTreeMap::<String, u64>::new());
     for _ in 0..args.count {
         let called = tokio::select! {
             called = one_call(&args, &endpoints, json) => called?,
-            () = interrupted() => break,
+            () = interrupts.next() => break,
         };
         match called {
             Some(address) => *by_address.entry(address).or_default() += 1,

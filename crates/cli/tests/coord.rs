@@ -123,20 +123,38 @@ fn a_lost_lock_stops_the_command_and_all_it_started() {
     assert!(String::from_utf8(stderr).unwrap().contains("lost"));
 }
 
+/// Runs until SIGTERM; ends by itself some time, lest a test that finds a mistake hangs.
+const PATIENT: &str = "trap 'echo bye; exit 3' TERM; echo up; for i in $(seq 400); do sleep 0.05; done";
+
+/// Interrupts what runs a patient command, and says whether both ended as they should.
+fn interrupted(tool: Child) -> bool {
+    signal(&tool, Signal::SIGTERM);
+    let ended = tool.wait_with_output().unwrap();
+    ended.status.code() == Some(3) && ended.stdout == b"bye\n"
+}
+
 #[test]
 fn the_elected_command_runs_until_it_is_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     let (at, db) = (folder.path(), "sqlite:a.db");
-    let script = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done";
-    let elect = |value: &'static str| ["elect", db, "shop", "--value", value, "--", "sh", "-c", script];
+    let elect = |value: &'static str| ["elect", db, "shop", "--value", value, "--", "sh", "-c", PATIENT];
     let mut leader = start(at, &elect("one"));
     assert_eq!(first_line(&mut leader), "up\n");
     let mut heir = start(at, &elect("two"));
     assert!(ok(at, &["kv", "ls", db, "election/"]).contains("one"));
-    signal(&leader, Signal::SIGTERM);
-    let ended = leader.wait_with_output().unwrap();
-    assert_eq!((ended.status.code(), ended.stdout.as_slice()), (Some(3), &b"bye\n"[..]));
+    assert!(interrupted(leader));
     assert_eq!(first_line(&mut heir), "up\n");
-    signal(&heir, Signal::SIGTERM);
-    assert_eq!(heir.wait().unwrap().code(), Some(3));
+    assert!(interrupted(heir));
+}
+
+#[test]
+fn an_interrupt_is_heard_as_soon_as_the_command_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let name = format!("job/{round}");
+        let args = ["lock", "run", "sqlite:a.db", &name, "--", "sh", "-c", PATIENT];
+        let mut holder = start(folder.path(), &args);
+        assert_eq!(first_line(&mut holder), "up\n");
+        assert!(interrupted(holder), "round {round}");
+    }
 }

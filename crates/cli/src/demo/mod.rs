@@ -25,7 +25,7 @@ use self::data::Source;
 use self::place::Place;
 use self::screen::Screen;
 use self::worker::{Job, Role};
-use crate::{interrupted, open};
+use crate::{Interrupts, open};
 
 pub(crate) use self::worker::work;
 
@@ -86,9 +86,10 @@ pub(crate) async fn demo(args: DemoArgs, json: bool) -> Result<ExitCode> {
     report::opening(&args, &source, &expected, &place, &bus);
     let screen = Screen::new(expected.messages(), args.kills);
     drop(expected);
+    let mut interrupts = Interrupts::listen()?;
     let outcome = tokio::select! {
         outcome = run_and_audit(&args, &source, &place, &bus, &screen) => outcome,
-        () = interrupted() => {
+        () = interrupts.next() => {
             Err(Error::new(Kind::Closed, "interrupted").help("the workers were killed, temporary files removed"))
         }
     };

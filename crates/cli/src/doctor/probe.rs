@@ -20,10 +20,11 @@ const LOST: Duration = Duration::from_secs(10);
 /// Publishes, consumes, compares, and removes the topic whatever happened.
 pub(super) async fn publish_and_consume(bus: &Bus, report: &mut Report) -> Result<()> {
     let topic = format!("lp-doctor-{:016x}", fastrand::u64(..));
+    let mut interrupts = crate::Interrupts::listen()?;
     bus.ensure(&topic, &TopicOptions { partitions: 1, ..TopicOptions::default() }).await?;
     let probed = tokio::select! {
         probed = probe(bus, &topic, report) => probed,
-        () = crate::interrupted() => Err(Error::new(Kind::Closed, "interrupted")),
+        () = interrupts.next() => Err(Error::new(Kind::Closed, "interrupted")),
     };
     probed.and(bus.remove(&topic, None).await)
 }

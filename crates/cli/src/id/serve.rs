@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::{interrupted, out};
+use crate::{Interrupts, out};
 
 /// The most snowflakes of one request.
 const MAX: usize = 10_000;
@@ -56,6 +56,7 @@ pub(crate) async fn serve(args: ServeArgs, json: bool) -> Result<()> {
         let error = Error::new(Kind::Config, format!("can't listen on {}", args.listen)).source(e);
         error.help("choose another port with --listen, or end who has this one")
     };
+    let mut interrupts = Interrupts::listen()?;
     let listener = TcpListener::bind(args.listen).await.map_err(failed)?;
     let at = listener.local_addr().map_err(failed)?;
     match json {
@@ -68,7 +69,7 @@ pub(crate) async fn serve(args: ServeArgs, json: bool) -> Result<()> {
     });
     let (told, ending) = oneshot::channel();
     let until = async move {
-        interrupted().await;
+        interrupts.next().await;
         let _gone = told.send(());
     };
     let running = axum::serve(listener, routes(sources.clone())).with_graceful_shutdown(until);

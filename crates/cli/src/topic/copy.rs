@@ -12,7 +12,7 @@ use linchpin::{Bus, Error, Kind, Result};
 use serde_json::json;
 
 use super::At;
-use crate::{interrupted, open, open_existing, out};
+use crate::{Interrupts, open, open_existing, out};
 
 /// The group that a topic nobody consumes is moved through.
 const MOVE_GROUP: &str = "lp-move";
@@ -105,11 +105,12 @@ async fn run(args: CopyArgs, from: Bus, to: Bus, group: Option<String>, json: bo
     let verb = if group.is_some() { "moved" } else { "copied" };
     let started = Instant::now();
     let bridging = bridge(&args, &from, &to, group).run().await?;
+    let interrupts = Interrupts::listen()?;
     let (group, ordered) = (bridging.group().to_owned(), bridging.ordered());
     if !ordered {
         out::say(format_args!("{} keeps no order: neither does what is {verb}", from.info().engine));
     }
-    let end = watch(bridging, args.follow).await;
+    let end = watch(bridging, interrupts, args.follow).await;
     let seconds = started.elapsed().as_secs_f64();
     let At { topic, .. } = &args.from;
     let stats = from.stats(Some(topic)).await;
@@ -139,7 +140,7 @@ struct End {
 }
 
 /// Shows how far it is until it ends, or Ctrl-C stops it; a second Ctrl-C doesn't wait for the batch at hand.
-async fn watch(mut bridging: Bridging, follow: bool) -> End {
+async fn watch(mut bridging: Bridging, mut interrupts: Interrupts, follow: bool) -> End {
     let bar = match follow {
         true => out::bar(None, "{spinner} {human_pos} stored  {rate}  {elapsed}  {msg}"),
         false => {
@@ -151,7 +152,7 @@ async fn watch(mut bridging: Bridging, follow: bool) -> End {
     let ended = loop {
         tokio::select! {
             ended = bridging.wait() => break Some(ended),
-            () = interrupted() => break None,
+            () = interrupts.next() => break None,
             _ = ticks.tick() => show(&bar, &bridging),
         }
     };
@@ -162,7 +163,7 @@ async fn watch(mut bridging: Bridging, follow: bool) -> End {
     }
     let stopped = tokio::select! {
         stopped = bridging.stop() => stopped,
-        () = interrupted() => Ok(totals),
+        () = interrupts.next() => Ok(totals),
     };
     match stopped {
         Ok(totals) => End { totals, complete, error: None },

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::At;
 use super::wire::{Defaults, Line};
-use crate::{interrupted, open_existing, out};
+use crate::{Interrupts, open_existing, out};
 
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
@@ -120,10 +120,11 @@ async fn send_lines(bus: &Bus, topic: &str, reader: Reader) -> Result<Outcome> {
         let form = if reader.plain { "message" } else { "JSON object" };
         out::say(format_args!("one {form} per line; Ctrl-D ends"));
     }
+    let mut interrupts = Interrupts::listen()?;
     let started = Instant::now();
     let publisher = bus.publisher(topic, PublisherOptions::default());
     let mut answers = Answers::start();
-    let read = feed(&publisher, &reader, &mut answers).await;
+    let read = feed(&publisher, &reader, &mut interrupts, &mut answers).await;
     // Each message's own answer says what became of it.
     let _ = publisher.close().await;
     let mut count = answers.finish().await?;
@@ -135,14 +136,18 @@ async fn send_lines(bus: &Bus, topic: &str, reader: Reader) -> Result<Outcome> {
 }
 
 /// Sends line by line until the end, an interruption, or the first line that can't be sent.
-async fn feed(publisher: &Publisher, reader: &Reader, answers: &mut Answers) -> Result<(), (u64, String)> {
+async fn feed(
+    publisher: &Publisher,
+    reader: &Reader,
+    interrupts: &mut Interrupts,
+    answers: &mut Answers,
+) -> Result<(), (u64, String)> {
     let mut lines = read_stdin();
-    let mut interrupted = std::pin::pin!(interrupted());
     for number in 1_u64.. {
         // Only between lines: what was accepted is counted.
         let line = tokio::select! {
             biased;
-            () = &mut interrupted => return Err((number, "interrupted before it was sent".into())),
+            () = interrupts.next() => return Err((number, "interrupted before it was sent".into())),
             line = lines.recv() => line,
         };
         let Some(line) = line else { break };

@@ -7,7 +7,7 @@ use linchpin::bus::{Delivery, Order, Settle, Start, SubscribeOptions, Subscriber
 use linchpin::{Error, Kind, Result};
 
 use super::{At, wire};
-use crate::{interrupted, open_existing, out};
+use crate::{Interrupts, open_existing, out};
 
 /// The most messages fetched at once.
 const BATCH: usize = 4096;
@@ -36,6 +36,7 @@ pub(crate) struct TailArgs {
 pub(super) async fn tail(args: TailArgs) -> Result<()> {
     let bus = open_existing(&args.at.url).await?;
     let there = bus.stats(Some(&args.at.topic)).await?.first().map_or(0, |stats| stats.messages);
+    let mut interrupts = Interrupts::listen()?;
     let subscriber = bus.subscribe(&args.at.topic, &options(&args)).await?;
     let tail = Tail {
         subscriber: &subscriber,
@@ -46,7 +47,7 @@ pub(super) async fn tail(args: TailArgs) -> Result<()> {
     };
     let printed = tokio::select! {
         printed = tail.print() => printed,
-        () = interrupted() => Ok(()),
+        () = interrupts.next() => Ok(()),
     };
     let closed = subscriber.close(Duration::from_secs(5)).await;
     printed.and(closed).and(bus.close().await)
