@@ -1,9 +1,10 @@
 //! Opening connections, all with the same settings.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use linchpin_core::{Error, Kind, Result};
-use rusqlite::{Connection, MAIN_DB, OpenFlags};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags};
 
 use super::NAME;
 use super::error::map;
@@ -16,6 +17,8 @@ const CHECKPOINT_PAGES: u32 = 4000;
 const LOG_BYTES: u32 = 64 << 20;
 /// Page cache of a connection, in KiB.
 const CACHE_KIB: u32 = 16 << 10;
+/// The pause until a file is looked at again that somebody else is opening.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// A connection that may write, in WAL mode.
 pub(crate) fn writer(config: &Config) -> Result<Connection> {
@@ -57,7 +60,7 @@ fn connect(config: &Config, flags: OpenFlags) -> Result<Connection> {
 
 fn set_up(conn: &Connection, config: &Config) -> rusqlite::Result<()> {
     if !config.in_memory() {
-        conn.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()))?;
+        begin_log(conn, config)?;
     }
     set_sync(conn, config.sync)?;
     conn.execute_batch(&format!("PRAGMA cache_size=-{CACHE_KIB}"))?;
@@ -68,6 +71,21 @@ fn set_up(conn: &Connection, config: &Config) -> rusqlite::Result<()> {
         conn.query_row(&format!("PRAGMA max_page_count={}", max / page.max(1)), [], |_| Ok(()))?;
     }
     Ok(())
+}
+
+/// Makes the file one with a log. SQLite waits for nobody here: of those who do it at the same time all but one are told
+/// that it is locked, however long they may wait.
+fn begin_log(conn: &Connection, config: &Config) -> rusqlite::Result<()> {
+    let began = Instant::now();
+    loop {
+        let done = conn.query_row("PRAGMA journal_mode=WAL", [], |_| Ok(()));
+        let busy =
+            done.as_ref().is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy));
+        if !busy || began.elapsed() >= config.busy {
+            return done;
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn check_path(config: &Config) -> Result<()> {

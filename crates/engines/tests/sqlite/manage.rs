@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use linchpin_core::bus::*;
 use linchpin_core::{Kind, Timestamp};
+use linchpin_engines::sqlite;
 
 use super::help::*;
 
@@ -254,4 +255,23 @@ async fn ensuring_again_changes_what_may_change() {
     let names: Vec<_> = bus.stats(None).await.unwrap().into_iter().map(|t| t.topic).collect();
     assert_eq!(names, ["a", "t"]);
     assert_eq!(bus.stats(Some("b")).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_new_file_is_opened_by_many_at_once() {
+    for _ in 0..40 {
+        let place = Place::new();
+        let opening = (0..8).map(|n| {
+            let url = format!("sqlite://{}", place.file().display()).parse().unwrap();
+            tokio::spawn(async move {
+                match n % 2 {
+                    0 => sqlite::open(&url).await.map(drop),
+                    _ => sqlite::open_coord(&url).await.map(drop),
+                }
+            })
+        });
+        for opened in opening.collect::<Vec<_>>() {
+            opened.await.unwrap().unwrap();
+        }
+    }
 }
