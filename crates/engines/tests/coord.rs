@@ -10,7 +10,7 @@ use bytes::Bytes;
 use linchpin_core::Kind;
 use linchpin_core::coord::{Change, CoordEngine, Entry, LeaseId, Rev, Watched, When};
 use linchpin_engines::{relational::coord::KEPT, sql, sqlite};
-use linchpin_harness::{Running, find};
+use linchpin_harness::{Link, Running, find};
 use tokio::time::sleep;
 
 type Engine = Arc<dyn CoordEngine>;
@@ -318,6 +318,23 @@ async fn postgres() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mysql() {
     server("mariadb", SECOND / 5, 150).await;
+}
+
+/// A large value comes slowly, for longer than a client may be silent in a transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_link_takes_a_large_value() {
+    for engine in ["postgres", "mariadb"] {
+        let server = find(engine).unwrap().start().unwrap();
+        let port = server.ports()[0];
+        let link = Link::to(port).unwrap();
+        let coord = open(&server.url().replace(&format!(":{port}"), &format!(":{}", link.port()))).await;
+        put(&coord, "a", "small").await;
+        link.slow_down(2 << 20);
+        let began = Instant::now();
+        coord.put("a", vec![7; 5 << 20].into(), When::Always, None).await.unwrap();
+        assert!(began.elapsed() > SECOND * 2, "{engine}: {:?} isn't slow", began.elapsed());
+        assert_eq!(coord.get("a").await.unwrap().unwrap().value.len(), 5 << 20, "{engine}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

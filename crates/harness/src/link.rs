@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Forwards the connections to a port of its own to a server's, until it is cut; for clients that are to lose their
 /// server while the server lives. Cutting closes both sides of every connection; dropping cuts for good.
@@ -19,6 +20,8 @@ struct State {
     streams: Vec<TcpStream>,
     /// The answer to the next request that contains this is lost.
     lose: Option<Vec<u8>>,
+    /// How long a byte to the server takes.
+    per_byte: Duration,
 }
 
 impl Link {
@@ -53,6 +56,11 @@ impl Link {
     /// Lets new connections through.
     pub fn mend(&self) {
         lock(&self.state).cut = false;
+    }
+
+    /// From now on no client's bytes pass faster than this many per second.
+    pub fn slow_down(&self, bytes: u32) {
+        lock(&self.state).per_byte = Duration::from_secs(1) / bytes.max(1);
     }
 
     /// The next time a client sends something that contains `request`, the server gets it, and the client loses the
@@ -102,9 +110,13 @@ fn forward(client: TcpStream, server: u16, link: &Arc<Mutex<State>>) -> io::Resu
     state.streams.extend([client.try_clone()?, server.try_clone()?]);
     let (back, forth) = ((server.try_clone()?, client.try_clone()?), (client, server));
     let link = Arc::clone(link);
-    thread::Builder::new()
-        .name("link forth".to_owned())
-        .spawn(move || copy(forth, |request| is_to_be_lost(&link, request)))?;
+    thread::Builder::new().name("link forth".to_owned()).spawn(move || {
+        copy(forth, |request| {
+            let per_byte = lock(&link).per_byte;
+            thread::sleep(per_byte * u32::try_from(request.len()).unwrap_or(u32::MAX));
+            is_to_be_lost(&link, request)
+        });
+    })?;
     thread::Builder::new().name("link back".to_owned()).spawn(move || copy(back, |_| false))?;
     Ok(())
 }

@@ -13,6 +13,11 @@ pub(super) type Answer<T> = Result<T, sqlx::Error>;
 /// Not cancel-safe: a connection on which a call was dropped must not be used again.
 #[async_trait]
 pub(super) trait Conn: Send + Sync + Debug {
+    /// What is to be said in a transaction before a request of so many bytes, if anything.
+    fn patience(&self, _bytes: usize) -> Option<String> {
+        None
+    }
+
     /// Runs statements without arguments, separated by `;`. Answers the rows of all of them.
     async fn script(&mut self, sql: String) -> Answer<Vec<Row>>;
 
@@ -37,6 +42,17 @@ pub(super) enum Arg<'a> {
     Text(&'a str),
     OptText(Option<&'a str>),
     OptBlob(Option<&'a [u8]>),
+}
+
+impl Arg<'_> {
+    /// Bytes, of those that can be many.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::OptText(Some(text)) => text.len(),
+            Self::OptBlob(Some(bytes)) => bytes.len(),
+            Self::Int(_) | Self::OptInt(_) | Self::OptText(None) | Self::OptBlob(None) => 0,
+        }
+    }
 }
 
 impl From<i64> for Arg<'_> {
@@ -95,6 +111,15 @@ pub(super) struct Line<'a> {
     pub(super) key: Option<&'a [u8]>,
     pub(super) headers: Option<&'a str>,
     pub(super) payload: &'a [u8],
+}
+
+impl Line<'_> {
+    pub(super) fn size(&self) -> usize {
+        self.id.len()
+            + self.key.map_or(0, <[u8]>::len)
+            + self.headers.map_or(0, str::len)
+            + self.payload.len()
+    }
 }
 
 /// A row of an answer.

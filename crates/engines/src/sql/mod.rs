@@ -38,7 +38,7 @@
 //!
 //! # Limits of the engine
 //! * A process that is frozen in the middle of a transaction keeps the rows it locked until the server ends its session, a
-//!   second later (PostgreSQL, MariaDB); MySQL has no such limit, there the rows are free when the connection ends. For
+//!   second later (PostgreSQL, MariaDB; in a large request a second more for 2 MiB of it); MySQL has no such limit, there the rows are free when the connection ends. For
 //!   coordination this is the counter's row: until then nobody changes a key, and calls answer `Unavailable`.
 //! * MySQL's binary log must be in `ROW` or `MIXED` format: transactions run under `READ COMMITTED`.
 //! * How durable a commit is, the server decides: `synchronous_commit` on PostgreSQL, `innodb_flush_log_at_trx_commit` on

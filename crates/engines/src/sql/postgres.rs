@@ -9,7 +9,9 @@ use super::dialect::{Dialect, numbered};
 use super::url::Config;
 
 /// How long a transaction of a client that fell silent in its middle keeps its locks, in milliseconds.
-const SILENCE: u32 = 1000;
+const SILENCE: usize = 1000;
+/// The bytes of a large request that may take one more of them.
+const PACE: usize = 2048;
 
 pub(super) fn options(config: &Config) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
@@ -54,6 +56,11 @@ struct Postgres(PgConnection);
 
 #[async_trait]
 impl Conn for Postgres {
+    /// The server takes the time in which a request comes for silence, and what comes slowly mustn't end the session.
+    fn patience(&self, bytes: usize) -> Option<String> {
+        Some(format!("SET LOCAL idle_in_transaction_session_timeout = {}", SILENCE + bytes / PACE))
+    }
+
     async fn script(&mut self, sql: String) -> Answer<Vec<Row>> {
         let rows: Vec<PgRow> = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.0).await?;
         Ok(rows.into_iter().map(Row::Postgres).collect())

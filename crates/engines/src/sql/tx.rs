@@ -12,6 +12,9 @@ use super::dialect::{Dialect, padded, places};
 use super::error::Failure;
 use super::url::Config;
 
+/// Up to so many bytes of a request come in no time.
+const LARGE: usize = 1 << 20;
+
 /// The outcome of a step inside a transaction.
 pub(super) type Step<T> = Result<T, Failure>;
 
@@ -145,6 +148,7 @@ impl Tx {
 
     /// Runs a statement that returns nothing; says how many rows it changed.
     pub(super) async fn run(&mut self, sql: &str, args: &[Arg<'_>]) -> Step<u64> {
+        self.announce(args.iter().map(Arg::size).sum()).await?;
         within(self.deadline, self.conn.run(sql, args)).await
     }
 
@@ -191,7 +195,19 @@ impl Tx {
         if lines.is_empty() {
             return Ok(());
         }
+        self.announce(lines.iter().map(Line::size).sum()).await?;
         within(self.deadline, self.conn.fill(table, heads, lines)).await
+    }
+
+    /// Prepares the database for a request of so many bytes.
+    async fn announce(&mut self, bytes: usize) -> Step<()> {
+        if bytes > LARGE
+            && self.begun()
+            && let Some(sql) = self.conn.patience(bytes)
+        {
+            self.script(sql).await?;
+        }
+        Ok(())
     }
 }
 
