@@ -36,7 +36,7 @@ pub const ENDPOINTS: &str = "linchpin_coord_endpoints";
 pub const COORD_CALLS: &str = "linchpin_coord_calls_total";
 
 tokio::task_local! {
-    static CURRENT: TraceContext;
+    static CURRENT: Option<TraceContext>;
 }
 
 /// Which trace this work belongs to, and which span is its parent.
@@ -60,13 +60,18 @@ impl TraceContext {
 
     /// The context of the running task, if a consumer or the caller set one.
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(|context| *context).ok()
+        CURRENT.try_with(|context| *context).ok().flatten()
     }
 
     /// Runs `work` inside this context: messages it publishes carry it on.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+        within(Some(self), work).await
     }
+}
+
+/// Runs `work` inside this context, or in none.
+pub(crate) fn within<F: Future>(context: Option<TraceContext>, work: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(context, work)
 }
 
 impl fmt::Display for TraceContext {

@@ -145,7 +145,8 @@ pub struct Message {
     pub key: Option<Bytes>,
     /// Named values beside the payload.
     pub headers: Headers,
-    /// The content, opaque to every engine.
+    /// The content, opaque to every engine. Small ones that were fetched together may share memory, up to 64 KiB of it: copy what
+    /// is kept for long.
     pub payload: Bytes,
     /// The partition, chosen by hand; `None` leaves it to the [`Partitioner`](super::Partitioner). `None` in a delivery:
     /// its [`Delivery::position`] says where it stands.

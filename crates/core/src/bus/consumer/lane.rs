@@ -19,7 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 use super::settler::Queue;
 use super::{Counters, Failure, Handling};
 use crate::bus::{Delivery, Receipt, Settle, Subscriber};
-use crate::telemetry::{TRACEPARENT, TraceContext};
+use crate::telemetry::{TRACEPARENT, TraceContext, within};
 use crate::{Error, Kind, Result};
 
 /// How long one fetch waits for messages.
@@ -135,7 +135,8 @@ where
         let size = batch.len();
         let again = batch.iter().filter(|delivery| delivery.attempt > 1).count();
         self.counters.redelivered.fetch_add(again as u64, Ordering::Relaxed);
-        busy.waiting.extend(batch);
+        // A fetch begins only when nothing waits any more.
+        busy.waiting = batch.into();
         self.begin(busy).await;
         busy.appetite.fed(size, busy.works.is_empty() && busy.waiting.is_empty());
         let now = Instant::now();
@@ -145,17 +146,24 @@ where
     }
 
     /// Starts handlers while there are slots, for one turn. One that is done at its first poll never becomes a task of
-    /// its own.
+    /// its own, and leaves its memory to the next.
     async fn begin(&self, busy: &mut Busy) {
         let began = Instant::now();
-        while busy.works.len() < self.handling.concurrency && began.elapsed() < TURN {
+        let mut handled = Box::pin(Fuse::terminated());
+        for n in 0_u32.. {
+            // The clock costs as much as a quick handler: it is looked at ever less often.
+            let look = n.is_power_of_two() || n.is_multiple_of(32);
+            if busy.works.len() >= self.handling.concurrency || (look && began.elapsed() >= TURN) {
+                return;
+            }
             let Some(delivery) = busy.waiting.pop_front() else { return };
             let (receipt, attempt) = (delivery.receipt, delivery.attempt);
-            let mut handled = self.handle(delivery);
+            handled.set(self.handle(delivery).fuse());
             match poll_fn(|cx| Poll::Ready(handled.as_mut().poll(cx))).await {
                 Poll::Ready(result) => self.finish(busy, (receipt, attempt, outcome(result))),
                 Poll::Pending => {
                     busy.leases.insert(receipt, Instant::now());
+                    let handled = std::mem::replace(&mut handled, Box::pin(Fuse::terminated()));
                     let limit = self.handling.timeout;
                     busy.works.push(Box::pin(async move {
                         let late = |_| Err(Failure::retry(format!("still running after {limit:?}")));
@@ -167,15 +175,12 @@ where
     }
 
     /// What the handler makes of a delivery, or its panic.
-    fn handle(&self, delivery: Delivery) -> Pin<Box<dyn Future<Output = Handled> + Send>> {
+    fn handle(&self, delivery: Delivery) -> impl Future<Output = Handled> + Send + use<H, F> {
         let context = delivery.message.headers.text(TRACEPARENT).and_then(|t| t.parse::<TraceContext>().ok());
         let handler = self.handler.clone();
         // Inside the block, so that a panic of the closure itself is caught too.
         let handled = AssertUnwindSafe(async move { handler(delivery).await }).catch_unwind();
-        match context {
-            Some(context) => Box::pin(context.child().scope(handled)),
-            None => Box::pin(handled),
-        }
+        within(context.map(|context| context.child()), handled)
     }
 
     fn finish(&self, busy: &mut Busy, (receipt, attempt, result): Done) {
