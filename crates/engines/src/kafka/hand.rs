@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use linchpin_core::Timestamp;
-use linchpin_core::bus::{Delivery, NO_REPLY, Order, Position, Receipt};
+use linchpin_core::bus::{Delivery, NO_REPLY, Order, Position};
 use rdkafka::error::KafkaError;
 
-use super::leases::Lease;
+use super::hands::Terms;
 use super::part::{Part, Staged};
-use super::state::{BYTES, Flight, Hopeless, State};
+use super::state::{BYTES, Hopeless, State};
 
 impl State {
     /// Hands out what is written down, and stages what may follow.
@@ -25,7 +25,7 @@ impl State {
         let Some(me) = self.seats.get_mut(&seat) else { return Ok(Vec::new()) };
         me.appetite = max;
         let mut room = max.min(me.room());
-        let (mut out, mut left, mut lease) = (Vec::new(), 0, None);
+        let (mut out, mut left) = (Vec::new(), 0);
         let shares = self.shares(seat, now);
         if self.stage_skipped(seat, &shares, hopeless)? {
             // What the commit brings is handed out with what there is.
@@ -37,13 +37,10 @@ impl State {
                 continue;
             }
             let count = part.staged.iter().take_while(|s| self.commits.is_done(s.version)).count();
-            let ready = part.unload(count.min(room));
-            room -= ready.len();
-            left += count - ready.len();
-            out.reserve(ready.len());
-            for staged in ready {
-                out.extend(self.fly(seat, *n, staged, now, &mut lease));
-            }
+            let ready = count.min(room);
+            room -= ready;
+            left += count - ready;
+            self.deal(seat, *n, ready, now, &mut out);
         }
         self.turn = self.turn.wrapping_add(1);
         if !out.is_empty()
@@ -138,42 +135,21 @@ impl State {
         mine
     }
 
-    /// Hands a message out, under the lease of those that go with it.
-    fn fly(
-        &mut self,
-        seat: u64,
-        n: u32,
-        staged: Staged,
-        now: Instant,
-        lease: &mut Option<Lease>,
-    ) -> Option<Delivery> {
-        let id = self.number();
-        let me = self.seats.get_mut(&seat)?;
-        let part = self.parts.get_mut(&n)?;
-        let Staged { offset, attempt, parcel, .. } = staged;
-        me.held += 1;
-        part.flying += 1;
-        let ack_wait = me.options.ack_wait;
-        let lease = *lease.insert(self.leases.join(*lease, now + ack_wait, id));
-        let (message, time) = (parcel.message.clone(), parcel.time);
-        let max_attempts = me.options.max_attempts;
-        let (born, settled) = (part.born, false);
-        let flight = Flight {
-            seat,
-            partition: n,
-            born,
-            offset,
-            attempt,
-            max_attempts,
-            ack_wait,
-            lease,
-            parcel,
-            settled,
-        };
-        self.flights.insert(id, flight);
+    /// Hands the first `count` staged messages of a partition out, under one lease.
+    fn deal(&mut self, seat: u64, n: u32, count: usize, now: Instant, out: &mut Vec<Delivery>) {
+        let (Some(me), Some(part)) = (self.seats.get_mut(&seat), self.parts.get_mut(&n)) else { return };
+        me.held += count;
+        part.flying += count;
+        out.reserve(count);
         let fence = if self.order == Order::None { 0 } else { part.tracker.fence };
-        let position = Position::new(n, offset);
-        Some(Delivery { message, position, time, attempt, fence, receipt: Receipt(id) })
+        let max_attempts = me.options.max_attempts;
+        let terms = Terms { seat, partition: n, born: part.born, max_attempts };
+        let messages =
+            part.unload(count).map(|Staged { offset, attempt, parcel, .. }| (offset, attempt, parcel));
+        self.hands.deal(terms, now + me.options.ack_wait, messages, |receipt, offset, attempt, parcel| {
+            let (message, time) = (parcel.message.clone(), parcel.time);
+            out.push(Delivery { message, position: Position::new(n, offset), time, attempt, fence, receipt });
+        });
     }
 }
 
@@ -235,8 +211,7 @@ fn stage_some(
 ) -> Result<(), KafkaError> {
     let mut taken = part.take(wanted, now)?.into_iter();
     while let Some((offset, parcel)) = taken.next() {
-        let mark = part.tracker.mark(offset);
-        let attempts = mark.attempts;
+        let attempts = part.tracker.attempts(offset);
         if ahead && (attempts > 0 || max_attempts == 1) {
             // Nothing behind it passes it.
             part.skipped |= attempts > 0;
@@ -249,7 +224,7 @@ fn stage_some(
             hopeless.push(Hopeless { partition: n, born, offset, attempts, reason, parcel });
             continue;
         }
-        let attempt = mark.hold();
+        let attempt = part.tracker.hold(offset);
         part.load(Staged { offset, attempt, parcel, version });
     }
     Ok(())

@@ -44,13 +44,15 @@ mod delay;
 mod doctor;
 mod error;
 mod hand;
+mod hands;
 mod hub;
-mod leases;
+
 mod member;
 mod part;
 mod publish;
 mod pump;
 mod retain;
+mod runs;
 mod seek;
 mod settle;
 mod start;

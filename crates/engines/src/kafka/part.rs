@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use super::client::offset;
 use super::member::Context;
 use super::tracker::{CROWDED, Tracker};
-use super::wire::Parcel;
+use super::wire::{Pages, Parcel};
 
 /// The most bytes that wait in one partition for their time or their key.
 const WAITING: usize = 64 << 20;
@@ -54,6 +54,7 @@ pub(super) struct Part {
     /// What the log said behind messages that were taken: the next to take is told.
     failed: Option<KafkaError>,
     queue: Option<PartitionQueue<Context>>,
+    pages: Pages,
 }
 
 impl std::fmt::Debug for Part {
@@ -88,6 +89,7 @@ impl Part {
             waiting: 0,
             failed: None,
             queue,
+            pages: Pages::default(),
         }
     }
 
@@ -143,7 +145,7 @@ impl Part {
             let record = record?;
             let place = offset(record.offset());
             let Some(mark) = self.tracker.enter(place) else { continue };
-            let parcel = Arc::new(Parcel::read(&record));
+            let parcel = Arc::new(Parcel::read(&record, &mut self.pages));
             let due = from_millis(mark.due.max(parcel.due));
             if due <= now && self.is_open() {
                 out.push((place, parcel));
@@ -171,16 +173,17 @@ impl Part {
     }
 
     /// The first `count` staged.
-    pub(super) fn unload(&mut self, count: usize) -> Vec<Staged> {
-        let out: Vec<_> = self.staged.drain(..count.min(self.staged.len())).collect();
-        let size: usize = out.iter().map(|staged| staged.parcel.size()).sum();
-        self.staged_bytes = self.staged_bytes.saturating_sub(size);
-        out
+    pub(super) fn unload(&mut self, count: usize) -> impl Iterator<Item = Staged> {
+        let bytes = &mut self.staged_bytes;
+        let out = self.staged.drain(..count.min(self.staged.len()));
+        out.inspect(|staged| *bytes = bytes.saturating_sub(staged.parcel.size()))
     }
 
     /// Puts a message in, or back in.
     pub(super) fn insert(&mut self, offset: u64, due: Timestamp, parcel: Arc<Parcel>) {
         self.waiting += parcel.size();
+        let later = due > Timestamp::MIN && due > Timestamp::now();
+        let parcel = if later { Arc::new(parcel.alone()) } else { parcel };
         self.gate.insert(offset, parcel.message.key.clone().as_ref(), due, parcel);
     }
 

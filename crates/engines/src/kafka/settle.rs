@@ -45,7 +45,7 @@ impl Hub {
             match (&through, answer.as_ref()) {
                 (_, Err(_)) => {}
                 (Ok(()), Ok(false)) => {}
-                (Ok(()), Ok(true)) => state.forget(*receipt),
+                (Ok(()), Ok(true)) => state.hands.forget(*receipt),
                 (Err(_), Ok(false)) => {}
                 (Err(error), Ok(true)) => *answer = Err(error.clone()),
             }
@@ -64,7 +64,7 @@ impl Hub {
                 Settling::Extended => Ok(false),
                 Settling::Lost => Err(fenced()),
                 Settling::Dead(hopeless) => {
-                    letters.push((at, hopeless));
+                    letters.push((at, *hopeless));
                     Ok(true)
                 }
             });
@@ -77,7 +77,7 @@ impl Hub {
         let mut state = self.lock();
         for (at, stored) in places.into_iter().zip(stored) {
             match (stored, receipts.get(at), answers.get_mut(at)) {
-                (Ok(()), Some(receipt), _) => state.buried(*receipt),
+                (Ok(()), Some(receipt), _) => state.finish(*receipt),
                 (Err(error), _, Some(answer)) => *answer = Err(error),
                 _ => {}
             }

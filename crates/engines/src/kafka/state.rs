@@ -2,18 +2,17 @@
 //!
 //! Everything here happens under one lock and never waits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
 use linchpin_core::bus::{NO_REPLY, Order, Receipt, Settle, SubscribeOptions};
 use linchpin_core::time::plus;
 use linchpin_core::{Error, Kind, Timestamp};
 
 use super::NAME;
 use super::commits::Commits;
-use super::leases::{Lease, Leases};
+use super::hands::{Hands, Known, Landed};
 use super::part::Part;
 use super::wire::Parcel;
 
@@ -23,8 +22,7 @@ pub(super) struct State {
     pub(super) parts: BTreeMap<u32, Part>,
     pub(super) seats: BTreeMap<u64, Seat>,
     pub(super) commits: Commits,
-    pub(super) flights: HashMap<u64, Flight, RandomState>,
-    pub(super) leases: Leases,
+    pub(super) hands: Hands,
     last: u64,
     pub(super) turn: usize,
 }
@@ -90,22 +88,6 @@ impl Seat {
     }
 }
 
-/// A delivery in hand.
-#[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) seat: u64,
-    pub(super) partition: u32,
-    pub(super) born: u64,
-    pub(super) offset: u64,
-    pub(super) attempt: u32,
-    pub(super) max_attempts: u32,
-    pub(super) ack_wait: Duration,
-    pub(super) lease: Lease,
-    pub(super) parcel: Arc<Parcel>,
-    /// Settled, and the commit that says so isn't through.
-    pub(super) settled: bool,
-}
-
 /// A message to be buried.
 #[derive(Debug)]
 pub(super) struct Hopeless {
@@ -125,7 +107,7 @@ pub(super) enum Settling {
     /// The lease runs anew; nothing to write down.
     Extended,
     /// It counts once the dead letter is stored and the commit is through.
-    Dead(Hopeless),
+    Dead(Box<Hopeless>),
     Lost,
 }
 
@@ -140,8 +122,7 @@ impl State {
             parts: BTreeMap::new(),
             seats: BTreeMap::new(),
             commits: Commits::default(),
-            flights: HashMap::default(),
-            leases: Leases::default(),
+            hands: Hands::default(),
             last: 0,
             turn: 0,
         }
@@ -185,49 +166,44 @@ impl State {
     /// Takes deliveries from those that let their lease run out.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Hopeless> {
         let mut hopeless = Vec::new();
-        while let Some((lease, ids)) = self.leases.lapsed(now) {
-            for id in ids {
-                if self.flights.get(&id).is_none_or(|flight| flight.lease != lease) {
-                    continue;
-                }
-                let Some(flight) = self.land(id) else { continue };
-                self.flights.remove(&id);
-                if flight.attempt >= flight.max_attempts {
-                    hopeless.push(flight.hopeless(NO_REPLY.to_owned()));
-                } else {
-                    self.put_back(&flight, flight.attempt, Timestamp::MIN);
-                }
+        for landed in self.hands.lapsed(now) {
+            self.landed(&landed);
+            if landed.attempt >= landed.terms.max_attempts {
+                hopeless.push(landed.hopeless(NO_REPLY.to_owned()));
+            } else {
+                let attempt = landed.attempt;
+                self.put_back(landed, attempt, Timestamp::MIN);
             }
         }
         hopeless
     }
 
-    /// Takes a flight out of its member's hand; its entry stays.
-    fn land(&mut self, id: u64) -> Option<Landed> {
-        let flight = self.flights.get_mut(&id).filter(|flight| !flight.settled)?;
-        self.leases.end(flight.lease);
-        flight.settled = true;
-        let landed = flight.landed();
-        if let Some(seat) = self.seats.get_mut(&flight.seat) {
-            seat.held = seat.held.saturating_sub(1);
-        }
-        if let Some(part) = self.parts.get_mut(&landed.partition).filter(|part| part.born == landed.born) {
-            part.flying = part.flying.saturating_sub(1);
-        }
+    /// Takes a delivery out of its member's hand; its receipt stays known.
+    fn land(&mut self, receipt: Receipt) -> Option<Landed> {
+        let landed = self.hands.land(receipt)?;
+        self.landed(&landed);
         Some(landed)
     }
 
-    fn put_back(&mut self, flight: &Landed, attempts: u32, due: Timestamp) {
-        let Some(part) = self.parts.get_mut(&flight.partition).filter(|part| part.born == flight.born) else {
-            return;
-        };
+    fn landed(&mut self, Landed { terms, .. }: &Landed) {
+        if let Some(seat) = self.seats.get_mut(&terms.seat) {
+            seat.held = seat.held.saturating_sub(1);
+        }
+        if let Some(part) = self.parts.get_mut(&terms.partition).filter(|part| part.born == terms.born) {
+            part.flying = part.flying.saturating_sub(1);
+        }
+    }
+
+    fn put_back(&mut self, Landed { terms, offset, parcel, .. }: Landed, attempts: u32, due: Timestamp) {
+        let part = self.parts.get_mut(&terms.partition).filter(|part| part.born == terms.born);
+        let Some(part) = part else { return };
         let millis = if due == Timestamp::MIN { 0 } else { due.as_millisecond() };
         // Nothing later of an ordered partition comes before it.
         if self.order == Order::Partition {
             part.unstage();
         }
-        part.tracker.back(flight.offset, attempts, millis);
-        part.insert(flight.offset, due, flight.parcel.clone());
+        part.tracker.back(offset, attempts, millis);
+        part.insert(offset, due, parcel);
         part.dirty = true;
     }
 
@@ -240,73 +216,56 @@ impl State {
         }
     }
 
-    pub(super) fn settle(
-        &mut self,
-        seat: u64,
-        Receipt(id): Receipt,
-        settle: Settle,
-        now: Instant,
-    ) -> Settling {
-        if let Some(me) = self.seats.get_mut(&seat) {
-            me.seen = now;
-        }
-        let Some(flight) = self.flights.get_mut(&id).filter(|flight| flight.seat == seat) else {
-            return Settling::Lost;
-        };
-        if self.parts.get(&flight.partition).is_none_or(|part| part.born != flight.born) {
+    pub(super) fn settle(&mut self, seat: u64, receipt: Receipt, settle: Settle, now: Instant) -> Settling {
+        let Some(me) = self.seats.get_mut(&seat) else { return Settling::Lost };
+        me.seen = now;
+        let ack_wait = me.options.ack_wait;
+        let known = self.hands.look(receipt).filter(|known| known.terms.seat == seat);
+        let Some(Known { terms, attempt, open }) = known else { return Settling::Lost };
+        if self.parts.get(&terms.partition).is_none_or(|part| part.born != terms.born) {
             return Settling::Lost;
         }
         // Said again because the first commit failed.
-        if flight.settled {
+        if !open {
             return if settle == Settle::Extend { Settling::Lost } else { Settling::Written };
         }
-        let attempt = flight.attempt;
         match settle {
             Settle::Extend => {
-                self.leases.end(flight.lease);
-                flight.lease = self.leases.join(None, now + flight.ack_wait, id);
+                self.hands.extend(receipt, now + ack_wait);
                 Settling::Extended
             }
-            Settle::Nack { delay, .. } if attempt < flight.max_attempts => {
-                if let Some(landed) = self.land(id) {
-                    self.put_back(&landed, attempt, plus(Timestamp::now(), delay));
+            Settle::Nack { delay, .. } if attempt < terms.max_attempts => {
+                if let Some(landed) = self.land(receipt) {
+                    self.put_back(landed, attempt, plus(Timestamp::now(), delay));
                 }
                 Settling::Written
             }
             Settle::Ack => {
-                if let Some(landed) = self.land(id) {
-                    self.done(landed.partition, landed.born, landed.offset);
-                }
+                self.finish(receipt);
                 Settling::Written
             }
             Settle::Nack { reason, .. } | Settle::Dead { reason } => {
-                Settling::Dead(flight.landed().hopeless(reason))
+                let dead = |open: Landed| Settling::Dead(Box::new(open.hopeless(reason)));
+                self.hands.copy(receipt).map_or(Settling::Lost, dead)
             }
         }
     }
 
-    /// The dead letter of this delivery is stored.
-    pub(super) fn buried(&mut self, Receipt(id): Receipt) {
-        if let Some(landed) = self.land(id) {
-            self.done(landed.partition, landed.born, landed.offset);
+    /// This delivery is done with: acknowledged, or stored as a dead letter.
+    pub(super) fn finish(&mut self, receipt: Receipt) {
+        if let Some(Landed { terms, offset, .. }) = self.land(receipt) {
+            self.done(terms.partition, terms.born, offset);
         }
-    }
-
-    /// The commit is through: the receipt means nothing from now on.
-    pub(super) fn forget(&mut self, Receipt(id): Receipt) {
-        self.flights.remove(&id);
     }
 
     /// A seat is left; with `release` what it holds goes to the others at once.
     pub(super) fn leave(&mut self, seat: u64, release: bool) {
         if release {
-            let held = self.flights.iter().filter(|(_, f)| f.seat == seat && !f.settled).map(|(id, _)| *id);
-            for id in held.collect::<Vec<_>>() {
-                if let Some(flight) = self.land(id) {
-                    self.flights.remove(&id);
-                    // A clean leave never uses up the last attempt.
-                    self.put_back(&flight, flight.attempt.min(flight.max_attempts - 1), Timestamp::MIN);
-                }
+            for landed in self.hands.drop_all(|terms| terms.seat == seat) {
+                self.landed(&landed);
+                // A clean leave never uses up the last attempt.
+                let attempts = landed.attempt.min(landed.terms.max_attempts - 1);
+                self.put_back(landed, attempts, Timestamp::MIN);
             }
         }
         self.seats.remove(&seat);
@@ -314,10 +273,8 @@ impl State {
 
     /// Nothing of this partition is in hand any more; late settles are fenced.
     pub(super) fn ground(&mut self, partition: u32) {
-        let of = self.flights.iter().filter(|(_, f)| f.partition == partition).map(|(id, _)| *id);
-        for id in of.collect::<Vec<_>>() {
-            self.land(id);
-            self.flights.remove(&id);
+        for landed in self.hands.drop_all(|terms| terms.partition == partition) {
+            self.landed(&landed);
         }
     }
 
@@ -332,31 +289,13 @@ impl State {
         let moment = Duration::from_millis(1);
         let lapses =
             silent.map(|seat| seat.seen + seat.options.ack_wait + moment).filter(|lapse| *lapse > now);
-        self.leases.next().into_iter().chain(lapses).min()
-    }
-}
-
-/// What is needed of a flight that has landed.
-#[derive(Debug)]
-struct Landed {
-    partition: u32,
-    born: u64,
-    offset: u64,
-    attempt: u32,
-    max_attempts: u32,
-    parcel: Arc<Parcel>,
-}
-
-impl Flight {
-    fn landed(&self) -> Landed {
-        let Self { partition, born, offset, attempt, max_attempts, .. } = *self;
-        Landed { partition, born, offset, attempt, max_attempts, parcel: self.parcel.clone() }
+        self.hands.next_lapse().into_iter().chain(lapses).min()
     }
 }
 
 impl Landed {
-    fn hopeless(&self, reason: String) -> Hopeless {
-        let Self { partition, born, offset, attempt, .. } = *self;
-        Hopeless { partition, born, offset, attempts: attempt, reason, parcel: self.parcel.clone() }
+    fn hopeless(self, reason: String) -> Hopeless {
+        let Self { terms, offset, attempt, parcel } = self;
+        Hopeless { partition: terms.partition, born: terms.born, offset, attempts: attempt, reason, parcel }
     }
 }

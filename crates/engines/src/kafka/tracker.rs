@@ -6,8 +6,9 @@
 //! first time and so on, `A`… handed back after the first time and so on, `y30:` and `Y30:` beyond 23 times.
 //! DUES are `base/index+ms,index+ms`: when what was handed back may come again.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
+
+use super::runs::{Run, Runs};
 
 /// The most text that goes with a commit: offset.metadata.max.bytes of the brokers by default.
 const LIMIT: usize = 4096;
@@ -30,18 +31,11 @@ pub(super) struct Mark {
     pub(super) due: i64,
 }
 
-impl Mark {
-    /// One more attempt; says which.
-    pub(super) fn hold(&mut self) -> u32 {
-        *self = Self { attempts: self.attempts.saturating_add(1), held: true, due: 0 };
-        self.attempts
-    }
-}
-
-/// Invariant: each offset below `top` is settled unless it is in `open`.
+/// Invariants: each offset below `top` is settled unless it is in `open`; what was entered from there on was never handed
+/// out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Tracker {
-    open: BTreeMap<u64, Mark>,
+    open: Runs<Mark>,
     top: u64,
     /// The next offset that the log is asked for.
     next: u64,
@@ -63,7 +57,7 @@ impl Tracker {
 
     /// The offset to commit: everything below is settled.
     pub(super) fn base(&self) -> u64 {
-        self.open.first_key_value().map_or(self.top, |(offset, _)| *offset)
+        self.open.first().unwrap_or(self.top)
     }
 
     /// Takes note of what the log has next; `None` if it is settled. What it skips isn't there any more.
@@ -75,61 +69,79 @@ impl Tracker {
             self.forget(self.next, offset);
         }
         self.next = offset + 1;
-        if offset < self.top {
-            return self.open.get(&offset).copied();
-        }
-        self.top = offset + 1;
-        self.open.insert(offset, Mark::default());
-        Some(Mark::default())
+        if offset < self.top { self.open.get(offset) } else { Some(Mark::default()) }
     }
 
     fn forget(&mut self, from: u64, to: u64) {
-        let gone: Vec<_> = self.open.range(from..to).map(|(offset, _)| *offset).collect();
-        for offset in gone {
-            self.open.remove(&offset);
-        }
+        self.open.clear(from, to);
+        self.reach(from);
         self.top = self.top.max(to);
     }
 
-    /// What is known of a message that was entered and isn't settled.
-    pub(super) fn mark(&mut self, offset: u64) -> &mut Mark {
-        self.open.entry(offset).or_default()
+    /// Takes note of each offset below `to` by itself.
+    fn reach(&mut self, to: u64) {
+        if self.top < to {
+            self.open.push(self.top, to, Mark::default());
+            self.top = to;
+        }
+    }
+
+    /// How often a message was handed out that was entered and isn't settled.
+    pub(super) fn attempts(&self, offset: u64) -> u32 {
+        self.open.get(offset).map_or(0, |mark| mark.attempts)
+    }
+
+    /// It is handed out once more; says how often that makes.
+    pub(super) fn hold(&mut self, offset: u64) -> u32 {
+        let attempts = self.attempts(offset).saturating_add(1);
+        let mark = Mark { attempts, held: true, due: 0 };
+        if offset < self.top {
+            self.open.set(offset, mark);
+        } else {
+            self.reach(offset);
+            self.open.push(offset, offset + 1, mark);
+            self.top = offset + 1;
+        }
+        attempts
     }
 
     /// It wasn't handed out after all.
     pub(super) fn unhold(&mut self, offset: u64) {
-        if let Some(mark) = self.open.get_mut(&offset) {
-            mark.attempts = mark.attempts.saturating_sub(1);
-            mark.held = false;
+        if let Some(mark) = self.open.get(offset) {
+            let attempts = mark.attempts.saturating_sub(1);
+            self.open.set(offset, Mark { attempts, held: false, ..mark });
         }
     }
 
     pub(super) fn back(&mut self, offset: u64, attempts: u32, due: i64) {
-        if let Some(mark) = self.open.get_mut(&offset) {
-            *mark = Mark { attempts, held: false, due };
+        if self.open.get(offset).is_some() {
+            self.open.set(offset, Mark { attempts, held: false, due });
         }
     }
 
     pub(super) fn done(&mut self, offset: u64) {
-        self.open.remove(&offset);
+        self.reach(offset + 1);
+        self.open.remove(offset);
+    }
+
+    /// How many of those that aren't settled are like this.
+    fn number(&self, like: impl Fn(&Mark) -> bool) -> u64 {
+        self.open.iter().filter(|run| like(&run.mark)).map(Run::len).sum()
     }
 
     /// In hand, and handed back: how many.
     pub(super) fn count(&self) -> (u64, u64) {
-        let held = self.open.values().filter(|mark| mark.held).count();
-        let back = self.open.values().filter(|mark| !mark.held && mark.attempts > 0).count();
-        (held as u64, back as u64)
+        (self.number(|mark| mark.held), self.number(|mark| !mark.held && mark.attempts > 0))
     }
 
     /// Not settled, of a log that ends at `end`.
     pub(super) fn left(&self, end: u64) -> u64 {
-        self.open.len() as u64 + end.saturating_sub(self.top)
+        self.number(|_| true) + end.saturating_sub(self.top)
     }
 
     /// Never handed out, of a log that ends at `end`.
     pub(super) fn lag(&self, end: u64) -> u64 {
-        let fresh = self.open.values().filter(|mark| mark.attempts == 0).count() as u64;
-        fresh + end.saturating_sub(self.top)
+        self.number(|mark| mark.attempts == 0) + end.saturating_sub(self.top)
     }
 
     /// The text that goes with the commit of [`Tracker::base`]. Due times that don't fit are left out: what they hold
@@ -150,10 +162,10 @@ impl Tracker {
             _ => runs.push((count, mark)),
         };
         let mut at = self.base();
-        for (offset, mark) in &self.open {
-            add(offset - at, None);
-            add(1, Some(Mark { due: 0, ..*mark }));
-            at = offset + 1;
+        for run in self.open.iter() {
+            add(run.start - at, None);
+            add(run.len(), Some(Mark { due: 0, ..run.mark }));
+            at = run.end;
         }
         add(self.top.saturating_sub(at), None);
         // What was never handed out and has nothing behind it is fetched again as new.
@@ -170,14 +182,15 @@ impl Tracker {
 
     fn encode_dues(&self, text: &mut String) {
         let base = self.base();
-        let dues = || self.open.iter().filter(|(_, mark)| mark.due > 0);
-        let Some(first) = dues().map(|(_, mark)| mark.due).min() else { return };
+        let dues = || self.open.iter().filter(|run| run.mark.due > 0);
+        let Some(first) = dues().map(|run| run.mark.due).min() else { return };
         let _ = write!(text, "{first:x}/");
-        for (offset, mark) in dues() {
+        for (offset, due) in dues().flat_map(|run| (run.start..run.end).map(|offset| (offset, run.mark.due)))
+        {
             if text.len() + 24 > LIMIT {
                 return;
             }
-            let _ = write!(text, "{:x}+{:x},", offset - base, mark.due - first);
+            let _ = write!(text, "{:x}+{:x},", offset - base, due - first);
         }
     }
 
@@ -200,8 +213,9 @@ impl Tracker {
             for due in dues.split_terminator(',') {
                 let (index, ms) = due.split_once('+')?;
                 let index = u64::from_str_radix(index, 16).ok()?;
-                let mark = tracker.open.get_mut(&offset.checked_add(index)?)?;
-                mark.due = first.checked_add(i64::from_str_radix(ms, 16).ok()?)?;
+                let offset = offset.checked_add(index)?;
+                let due = first.checked_add(i64::from_str_radix(ms, 16).ok()?)?;
+                tracker.open.set(offset, Mark { due, ..tracker.open.get(offset)? });
             }
         }
         Some(tracker)
@@ -211,9 +225,9 @@ impl Tracker {
         while !text.is_empty() {
             let count = take_number(&mut text)?.unwrap_or(1);
             let mark = take_state(&mut text)?;
-            let to = self.top.checked_add(count).filter(|_| mark.is_none() || count <= LIMIT as u64 * 16)?;
+            let to = self.top.checked_add(count)?;
             if let Some(mark) = mark {
-                self.open.extend((self.top..to).map(|offset| (offset, mark)));
+                self.open.push(self.top, to, mark);
             }
             self.top = to;
         }
@@ -278,7 +292,7 @@ mod tests {
     fn the_lowest_unsettled_is_committed_and_the_rest_is_written_down() {
         let mut tracker = ten();
         tracker.fence = 7;
-        (100..106).for_each(|offset| assert_eq!(tracker.mark(offset).hold(), 1));
+        (100..106).for_each(|offset| assert_eq!(tracker.hold(offset), 1));
         for offset in [100, 102, 103] {
             tracker.done(offset);
         }
@@ -295,8 +309,8 @@ mod tests {
     fn attempts_beyond_the_letters_and_what_was_never_handed_out_survive() {
         let mut tracker = ten();
         for attempts in [1, 23, 24, 4_000_000_000] {
-            tracker.mark(100).hold();
-            tracker.mark(109).hold();
+            tracker.hold(100);
+            tracker.hold(109);
             tracker.back(104, attempts, 0);
             let read = round(&tracker);
             assert_eq!(read.open, tracker.open, "{}", tracker.encode());
@@ -306,7 +320,7 @@ mod tests {
     #[test]
     fn what_the_log_skips_is_gone() {
         let mut tracker = ten();
-        tracker.mark(100).hold();
+        tracker.hold(100);
         let mut read = round(&tracker);
         assert_eq!(read.enter(105), Some(Mark::default()));
         assert_eq!((read.base(), read.enter(104)), (105, None));
@@ -327,7 +341,7 @@ mod tests {
         let mut tracker = Tracker::at(0);
         for offset in 0..1000 {
             tracker.enter(offset);
-            tracker.mark(offset).hold();
+            tracker.hold(offset);
             tracker.back(offset, 1, 1_700_000_000_000 + offset as i64 * 7919);
         }
         assert!(tracker.encode().len() <= LIMIT);

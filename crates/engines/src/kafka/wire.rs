@@ -1,6 +1,6 @@
 //! A message as a Kafka record and back: payload as value, key as key, headers as headers, our id as one more header.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use linchpin_core::bus::{Headers, Message, MessageId};
 use linchpin_core::time::from_millis;
 use linchpin_core::{Error, Kind, Result, Timestamp};
@@ -11,8 +11,26 @@ use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 const ID: &str = "lp-id";
 /// The header that says when a delayed message is due, in milliseconds since 1970.
 pub(super) const DUE: &str = "lp-due";
-/// The largest payload that shares its memory with the key, in bytes.
-const SMALL: usize = 4096;
+/// The most bytes that share their memory with their neighbours, and how many share one piece.
+const SMALL: usize = 2048;
+const PAGE: usize = 16 << 10;
+
+/// Memory that small messages share: one allocation for many of them. It is free when the last one is.
+#[derive(Debug, Default)]
+pub(super) struct Pages(BytesMut);
+
+impl Pages {
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() || bytes.len() > SMALL {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.0.capacity() < bytes.len() {
+            self.0 = BytesMut::with_capacity(PAGE);
+        }
+        self.0.extend_from_slice(bytes);
+        self.0.split().freeze()
+    }
+}
 
 /// A record as it was fetched.
 #[derive(Debug)]
@@ -24,7 +42,7 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    pub(super) fn read(record: &BorrowedMessage<'_>) -> Self {
+    pub(super) fn read(record: &BorrowedMessage<'_>, pages: &mut Pages) -> Self {
         let (mut id, mut due) = (None, 0);
         let mut headers = Headers::default();
         for header in record.headers().into_iter().flat_map(|headers| headers.iter()) {
@@ -32,16 +50,15 @@ impl Parcel {
             match std::str::from_utf8(value) {
                 Ok(text) if id.is_none() && header.key == ID => id = Some(MessageId::from(text)),
                 Ok(text) if header.key == DUE => due = text.parse().unwrap_or(0),
-                _ => headers.add(header.key, Bytes::copy_from_slice(value)),
+                _ => headers.add(header.key, pages.copy(value)),
             }
         }
         let place = || format!("{}/{}/{}", record.topic(), record.partition(), record.offset());
-        let (key, payload) = copy(record.key(), record.payload().unwrap_or_default());
         let message = Message {
             id: id.unwrap_or_else(|| MessageId::from(place().as_str())),
-            key,
+            key: record.key().map(|key| pages.copy(key)),
             headers,
-            payload,
+            payload: pages.copy(record.payload().unwrap_or_default()),
             partition: None,
             delay: None,
         };
@@ -51,16 +68,20 @@ impl Parcel {
     pub(super) fn size(&self) -> usize {
         self.message.size()
     }
-}
 
-/// Key and payload, in one piece of memory if the key can't keep much of it alive.
-fn copy(key: Option<&[u8]>, payload: &[u8]) -> (Option<Bytes>, Bytes) {
-    match key {
-        Some(key) if payload.len() <= SMALL => {
-            let mut both = Bytes::from([key, payload].concat());
-            (Some(both.split_to(key.len())), both)
-        }
-        key => (key.map(Bytes::copy_from_slice), Bytes::copy_from_slice(payload)),
+    /// The same in memory of its own: it may stay long, and mustn't keep its neighbours'.
+    pub(super) fn alone(&self) -> Self {
+        let own = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let Message { id, key, headers, payload, partition, delay } = &self.message;
+        let message = Message {
+            id: id.clone(),
+            key: key.as_ref().map(own),
+            headers: headers.iter().map(|(name, value)| (name, own(value))).collect(),
+            payload: own(payload),
+            partition: *partition,
+            delay: *delay,
+        };
+        Self { message, ..*self }
     }
 }
 
