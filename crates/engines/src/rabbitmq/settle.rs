@@ -29,12 +29,16 @@ impl Member {
         let mut answers: Vec<Result<()>> = vec![Ok(()); batch.len()];
         let work = self.sort(batch, &mut answers);
         let each = work.into_values().map(|work| self.carry_out(work));
-        for (at, receipt, back, result) in futures_util::future::join_all(each).await.into_iter().flatten() {
-            self.finish(receipt, back, result.is_ok());
+        let settled = futures_util::future::join_all(each).await;
+        let mut state = lock(&self.state);
+        for (at, receipt, back, result) in settled.into_iter().flatten() {
+            state.finish(receipt, back, result.is_ok());
             if let Some(answer) = answers.get_mut(at) {
                 *answer = result.map_err(|e| e.op("settle").with("topic", &self.topic.name));
             }
         }
+        drop(state);
+        self.changed.notify_waiters();
         self.asked.notify_one();
         answers
     }
@@ -110,23 +114,6 @@ impl Member {
         let state = lock(&self.state);
         let held = state.held.get(&receipt)?;
         Some(Held { parcel: held.parcel.clone(), until: held.until, settling: true })
-    }
-
-    fn finish(&self, receipt: u64, back: bool, settled: bool) {
-        let mut state = lock(&self.state);
-        let Some(held) = state.held.remove(&receipt) else { return };
-        if settled && back {
-            // Its gate has it again, or handed it out again.
-        } else if settled {
-            let parcel = &held.parcel;
-            if let Some(owned) = state.owned.get_mut(&parcel.partition).filter(|o| o.fence == parcel.fence) {
-                owned.gate.settled(parcel.seq);
-            }
-        } else if !held.parcel.source.is_broken() {
-            state.held.insert(receipt, Held { settling: false, ..held });
-        }
-        drop(state);
-        self.changed.notify_waiters();
     }
 
     /// What failed comes again, no sooner than it is due.

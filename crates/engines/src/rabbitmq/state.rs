@@ -50,6 +50,8 @@ pub(super) struct State {
     /// What came a little before it is due.
     pub(super) early: BTreeMap<(Timestamp, u64), Parcel>,
     pub(super) held: HashMap<u64, Held, RandomState>,
+    /// No delivery in hand that isn't being settled lapses before.
+    lapse: Option<Instant>,
     next_receipt: u64,
     came: u64,
     pub(super) owned: BTreeMap<u32, Owned>,
@@ -141,24 +143,48 @@ impl State {
             fence: parcel.fence,
             receipt: Receipt(receipt),
         };
-        self.held.insert(receipt, Held { parcel, until: now + options.ack_wait, settling: false });
+        self.hold(receipt, Held { parcel, until: now + options.ack_wait, settling: false });
         delivery
+    }
+
+    fn hold(&mut self, receipt: u64, held: Held) {
+        self.lapse = Some(self.lapse.map_or(held.until, |lapse| lapse.min(held.until)));
+        self.held.insert(receipt, held);
+    }
+
+    /// A settle has its answer; `back` if it was to be handed out again.
+    pub(super) fn finish(&mut self, receipt: u64, back: bool, settled: bool) {
+        let Some(held) = self.held.remove(&receipt) else { return };
+        if settled && back {
+            // Its gate has it again, or handed it out again.
+        } else if settled {
+            let parcel = &held.parcel;
+            if let Some(owned) = self.owned.get_mut(&parcel.partition).filter(|o| o.fence == parcel.fence) {
+                owned.gate.settled(parcel.seq);
+            }
+        } else if !held.parcel.source.is_broken() {
+            self.hold(receipt, Held { settling: false, ..held });
+        }
     }
 
     /// Takes out deliveries whose time ran out.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<Held> {
+        if self.lapse.is_none_or(|lapse| lapse > now) {
+            return Vec::new();
+        }
         let late = |held: &mut Held| !held.settling && held.until <= now;
-        self.held.extract_if(|_, held| late(held)).map(|(_, held)| held).collect()
+        let late = self.held.extract_if(|_, held| late(held)).map(|(_, held)| held).collect();
+        self.lapse = self.held.values().filter(|held| !held.settling).map(|held| held.until).min();
+        late
     }
 
     /// When the next one lapses, or becomes due.
     pub(super) fn next_event(&self) -> Option<Instant> {
-        let lapse = self.held.values().filter(|held| !held.settling).map(|held| held.until).min();
         let time = Timestamp::now();
         let gates = self.owned.values().filter_map(|owned| owned.gate.next_due(time)).min();
         let due = self.early.keys().next().map(|(due, _)| *due).into_iter().chain(gates).min();
         let due = due.map(|due| Instant::now() + linchpin_core::time::since(due, time));
-        lapse.into_iter().chain(due).min()
+        self.lapse.into_iter().chain(due).min()
     }
 
     /// Whether something may be handed out, by what time it is.
