@@ -14,7 +14,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use crate::harness::{Claim, Job, Result, Side};
 use crate::{broker, work};
 
-const MESSAGES: usize = 100_000;
+const MESSAGES: usize = 300_000;
 const QUEUE: &str = "readings";
 
 pub(crate) const PUBLISH: Claim = Claim {

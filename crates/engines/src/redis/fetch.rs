@@ -114,7 +114,7 @@ impl Member {
         let came = looked.came().filter(|came| *came >= looked.count - looked.count / 8)?;
         let (state, now) = (lock(&self.state), Instant::now());
         let share = state.window / UNDER_WAY;
-        let quick = now < state.last_next + SHELF / 5 && state.shelf.len() < share;
+        let quick = now < state.last_next + SHELF / 5 && state.shelf.len() < state.window;
         let free = !state.closed && now < state.beat_at && state.overdue_at.is_none_or(|at| now < at);
         let held = state.held.len() + state.shelf.len() + came + under_way * share;
         let fits = held + share <= self.options.max_in_flight;
