@@ -27,7 +27,7 @@ use super::turns::Turns;
 
 /// The wait after a failure.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long nobody may have asked until what came goes back to where others find it.
+/// How long nobody may have asked, or settled, until what came goes back to where others find it.
 const IDLE: Duration = Duration::from_millis(250);
 
 pub(super) enum Event {
@@ -131,7 +131,8 @@ impl Driver {
     async fn tend(&mut self) -> Result<()> {
         let (asks, idle) = {
             let state = lock(&self.member.state);
-            let idle = state.waiting == 0 && state.last_next.is_none_or(|last| last.elapsed() >= IDLE);
+            let never = state.waiting == 0 && state.last_next.is_none();
+            let idle = never || state.idle_since().is_some_and(|since| since.elapsed() >= IDLE);
             (state.waiting > 0 && !state.dropped, idle || state.dropped)
         };
         if asks && self.member.slot.is_some() && self.control.is_none() {
@@ -262,8 +263,7 @@ impl Driver {
     fn next_event(&self) -> Instant {
         let now = Instant::now();
         let state = lock(&self.member.state);
-        let idle =
-            state.last_next.filter(|_| state.waiting == 0).map(|last| last + IDLE).filter(|at| *at > now);
+        let idle = state.idle_since().map(|since| since + IDLE).filter(|at| *at > now);
         let starved = state.waiting > 0 && self.sources.values().any(|source| source.free() == 0);
         let turn = starved.then_some(self.turn_at.max(now + TURN / 3));
         let tick = (self.member.options.order != Order::None).then(|| self.turns.look_at());

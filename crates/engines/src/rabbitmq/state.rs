@@ -56,10 +56,12 @@ pub(super) struct State {
     came: u64,
     pub(super) owned: BTreeMap<u32, Owned>,
     turn: u32,
-    /// `next` calls that wait, what the greediest of them asked for, and when the last one ended.
+    /// `next` calls that wait, what the greediest of them asked for, and when the last one, or a settle, ended.
     pub(super) waiting: usize,
     pub(super) wanted: usize,
     pub(super) last_next: Option<Instant>,
+    /// Settles under way: who waits for one is about to ask.
+    pub(super) settles: usize,
     /// Looks that began and ended, counted: a look is over when all that was there when it began has come.
     pub(super) begun: u64,
     pub(super) look_for: u64,
@@ -176,6 +178,11 @@ impl State {
         let late = self.held.extract_if(|_, held| late(held)).map(|(_, held)| held).collect();
         self.lapse = self.held.values().filter(|held| !held.settling).map(|held| held.until).min();
         late
+    }
+
+    /// Since when nobody has asked; `None` while somebody does, or is about to.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        self.last_next.filter(|_| self.waiting == 0 && self.settles == 0)
     }
 
     /// When the next one lapses, or becomes due.

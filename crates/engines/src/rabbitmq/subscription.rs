@@ -45,6 +45,24 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A `settle` call that waits.
+struct Settling<'m>(&'m Member);
+
+impl<'m> Settling<'m> {
+    fn new(member: &'m Member) -> Self {
+        lock(&member.state).settles += 1;
+        Self(member)
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.settles -= 1;
+        state.last_next = Some(Instant::now());
+    }
+}
+
 #[async_trait]
 impl Subscription for RabbitSubscription {
     async fn next(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
@@ -79,6 +97,7 @@ impl Subscription for RabbitSubscription {
     }
 
     async fn settle(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
+        let _settling = Settling::new(&self.0);
         self.0.settle(batch).await
     }
 
