@@ -164,3 +164,34 @@ async fn acknowledged_stays_so_when_the_link_is_cut() {
     ledger.rounds(rounds(30), harm).await;
     ledger.finish().await;
 }
+
+/// Who waits until a slow link has taken an acknowledgement is about to ask for more: nothing is put back meanwhile, which
+/// costs what is just being published an attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_acknowledgement_costs_no_attempts() {
+    let server = victim();
+    let port = server.ports()[0];
+    let link = Link::to(port).unwrap();
+    let (near, far) = (server.url(), server.url().replace(&format!(":{port}"), &format!(":{}", link.port())));
+    let (near, far) = (open(near).await.unwrap(), open(&far).await.unwrap());
+    topic(&near, "t", 2).await;
+    let sub = far.subscribe("t", &SubscribeOptions::group("g")).await.unwrap();
+    let publishing = tokio::spawn(async move {
+        for n in 0.. {
+            publish(&near, "t", vec![Message::new(n.to_string())]).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    link.slow_down(400);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..12 {
+        let batch = sub.next(16, SOON).await.unwrap();
+        assert!(batch.iter().all(|d| d.attempt == 1), "{:?}", batch.iter().map(|d| d.attempt).max());
+        let began = Instant::now();
+        let acks = batch.iter().map(|delivery| (delivery.receipt, Settle::Ack)).collect();
+        assert!(sub.settle(acks).await.iter().all(Result::is_ok));
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest > Duration::from_millis(300), "{slowest:?} is as good as at once");
+    publishing.abort();
+}
