@@ -11,8 +11,8 @@ use std::time::UNIX_EPOCH;
 /// until it has been read, nothing is missed, however often it is renamed.
 pub(crate) struct Tail {
     path: PathBuf,
-    /// How far each file was read. A file is known by inode and birth, which outlive renaming. One that isn't met is
-    /// forgotten: met again, it is read again, and its lines have the same ids.
+    /// How far each file was read. A file is known by inode and birth, which outlive renaming. One that isn't met stays
+    /// known: it may be renamed in that moment, and be met the next time.
     read: HashMap<(u64, u128), u64>,
 }
 
@@ -30,7 +30,6 @@ impl Tail {
     /// The lines that were completed since the last call, the oldest file first.
     pub(crate) fn read(&mut self) -> io::Result<Vec<Line>> {
         let mut lines = Vec::new();
-        let before = std::mem::take(&mut self.read);
         for file in files(&self.path).iter().rev() {
             let file = match File::open(file) {
                 // Rotated away a moment ago: it is met under its new name.
@@ -40,7 +39,8 @@ impl Tail {
             let about = file.metadata()?;
             let born = about.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
             let name = (about.ino(), born.map_or(0, |born| born.as_nanos()));
-            let from = self.read.get(&name).or(before.get(&name)).copied().unwrap_or(0);
+            // A shorter one is another, or begins anew.
+            let from = self.read.get(&name).copied().filter(|read| *read <= about.len()).unwrap_or(0);
             let end = read_lines(file, from, |offset, text| {
                 lines.push(Line { id: format!("{}-{}-{offset}", name.0, name.1), text });
             })?;
