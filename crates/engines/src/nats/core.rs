@@ -112,6 +112,11 @@ impl Core {
         Ok(Some(Read { offset, message: read, time: time(got.time) }))
     }
 
+    /// Tells those members in this process that what they are members of was removed.
+    pub(super) fn end(&self, which: impl Fn(&Member) -> bool) {
+        self.members().iter().filter(|member| which(member)).for_each(|member| member.end());
+    }
+
     /// Tells the members of a group, wherever they are, to look at it. It may get lost: they look by themselves too.
     pub(super) async fn tell(&self, topic: &str, group: &str) {
         let subject = self.names.news(topic, group);

@@ -64,8 +64,7 @@ impl Member {
             let again = match self.go_round(&mut round).await {
                 Ok(again) => again,
                 Err(e) if e.kind() == Kind::NotFound => {
-                    self.lock().gone = Some(self.removed());
-                    self.changed.notify_waiters();
+                    self.end();
                     return;
                 }
                 Err(e) => {

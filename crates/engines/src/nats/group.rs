@@ -179,11 +179,12 @@ pub(super) async fn seek(core: &Core, topic: &Topic, group: &str, to: Start) -> 
 
 /// Removes a group.
 pub(super) async fn remove(core: &Core, topic: &Topic, group: &str) -> Result<()> {
-    if find(core, topic, group).await?.is_none() {
+    let Some((roster, _)) = find(core, topic, group).await? else {
         let message = format!("topic {:?} has no group {group:?}", topic.name);
         return Err(Error::new(Kind::NotFound, message).engine(NAME));
-    }
+    };
     core.store.purge(&core.names.roster(&topic.name, group)).await?;
+    core.end(|member| member.born == roster.born);
     core.store.purge(&core.names.ledger(&topic.name, group, "*")).await?;
     core.tell(&topic.name, group).await;
     Ok(())

@@ -307,10 +307,19 @@ impl Member {
         }
     }
 
+    /// There is nothing left to be a member of.
+    pub(super) fn end(&self) {
+        self.lock().gone = Some(self.removed());
+        self.changed.notify_waiters();
+    }
+
     /// What is told once topic or group are gone.
     pub(super) fn removed(&self) -> Error {
-        let group = self.options.group.as_deref().unwrap_or_default();
-        let message = format!("group {group:?} of topic {:?} was removed", self.topic.name);
+        let topic = &self.topic.name;
+        let message = match &self.options.group {
+            Some(group) => format!("group {group:?} of topic {topic:?} was removed"),
+            None => format!("topic {topic:?} was removed"),
+        };
         Error::new(Kind::NotFound, message).engine(NAME)
     }
 

@@ -66,7 +66,7 @@ impl Member {
                 }
                 self.keep(extended);
             }
-            Err(e) if e.kind() == Kind::NotFound => self.lock().gone = Some(self.removed()),
+            Err(e) if e.kind() == Kind::NotFound => self.end(),
             Err(e) => {
                 refuse(&wishes, &mut answers, &e);
                 self.keep(wishes);

@@ -227,6 +227,7 @@ pub(super) async fn remove(core: &Core, topic: &Topic) -> Result<()> {
     let (link, names) = (&core.link, &core.names);
     link.call::<serde_json::Value>(&format!("STREAM.DELETE.{}", topic.stream), &json!({})).await?;
     core.forget(&topic.name);
+    core.end(|member| member.topic.name == topic.name && member.topic.created == topic.created);
     core.store.purge(&names.roster(&topic.name, "*")).await?;
     core.store.purge(&names.ledger(&topic.name, "*", "*")).await?;
     let waiting = json!({ "filter": names.delayed_of(&topic.name) });

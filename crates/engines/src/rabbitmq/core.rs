@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lapin::Channel;
-use linchpin_core::Result;
 use linchpin_core::bus::Round;
+use linchpin_core::{Error, Result};
 use tokio::time::Instant;
 
 use super::admin::Admin;
@@ -147,6 +147,16 @@ impl Core {
         let mut members = lock(&self.members);
         members.retain(|member| member.strong_count() > 0);
         members.push(Arc::downgrade(member));
+    }
+
+    /// Tells the members in this process that their group was removed, or, without one, their topic. Others hear it from the server.
+    pub(super) fn end(&self, topic: &str, group: Option<&str>, gone: &Error) {
+        let mine = |member: &Arc<Member>| {
+            member.topic.name == topic && (group.is_none() || member.options.group.as_deref() == group)
+        };
+        for member in self.members().into_iter().filter(mine) {
+            member.end(gone.clone());
+        }
     }
 
     pub(super) fn members(&self) -> Vec<Arc<Member>> {

@@ -157,9 +157,7 @@ impl Driver {
         }
         match self.member.why_gone().await {
             Ok(Some(gone)) => {
-                let mut state = lock(&self.member.state);
-                state.lose_all();
-                state.gone = Some(gone.clone());
+                self.member.end(gone.clone());
                 gone
             }
             Ok(None) => error::interrupted(),

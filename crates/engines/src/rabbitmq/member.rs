@@ -77,6 +77,15 @@ impl Member {
         self.changed.notify_waiters();
     }
 
+    /// There is nothing left to be a member of: what it has can't be settled any more.
+    pub(super) fn end(&self, gone: Error) {
+        let mut state = lock(&self.state);
+        state.lose_all();
+        state.gone = Some(gone);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// Hands out what is there.
     pub(super) fn take(&self, max: usize) -> Result<Vec<Delivery>> {
         let mut state = lock(&self.state);

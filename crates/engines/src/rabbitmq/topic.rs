@@ -180,6 +180,7 @@ impl Core {
         delete_stages(&mut admin, entry.stages.iter()).await?;
         // A topic of this name has the same stages again.
         admin.seal(&self.names).await?;
+        self.end(name, None, &error::missing(name).op("next"));
         held.save().await
     }
 
@@ -201,6 +202,8 @@ impl Core {
         delete_stages(&mut self.admin(), entry.stages.intersection(&stages)).await?;
         entry.stages.retain(|stage| !stages.contains(stage));
         held.book.topics.insert(topic.to_owned(), entry.clone());
+        // While nobody can join it again.
+        self.end(topic, Some(name), &error::missing_group(topic, name).op("next"));
         held.save().await?;
         self.remember(topic, entry);
         Ok(())
