@@ -6,7 +6,7 @@ use bytes::Bytes;
 use linchpin_core::bus::{Headers, Message, MessageId};
 use linchpin_core::time::from_millis;
 use linchpin_core::{Timestamp, bus::Position};
-use redis::{Cmd, Value};
+use redis::{Cmd, FromRedisValue, ParsingError, Value};
 
 /// The field that holds the content.
 pub(super) const PAYLOAD: &str = "payload";
@@ -73,6 +73,29 @@ impl fmt::Display for EntryId {
     }
 }
 
+/// An entry as the server hands it out: its id, and its fields' names and values, one after another.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: EntryId,
+    pub(super) fields: Vec<Value>,
+}
+
+impl FromRedisValue for Entry {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        match value {
+            Value::Array(both) => match <[Value; 2]>::try_from(both) {
+                Ok([Value::BulkString(id), Value::Array(fields)]) => {
+                    let id =
+                        EntryId::parse(&id).ok_or_else(|| "an id of a stream's entry is no id".to_owned())?;
+                    Ok(Self { id, fields })
+                }
+                _ => Err("an entry of a stream isn't an id and its fields".to_owned().into()),
+            },
+            _ => Err("an entry of a stream is no array".to_owned().into()),
+        }
+    }
+}
+
 /// Field and value of a message, one after another.
 pub(super) fn encode(message: &Message) -> Vec<Bytes> {
     let plain = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -108,18 +131,15 @@ pub(super) fn add(stream: &str, message: &Message, id: &mut String) -> Cmd {
 /// Reads an entry's fields. One that Linchpin didn't write is taken as it is: the field `payload`, or the only one there
 /// is, is the content, all others are headers; its place makes its identity.
 pub(super) fn decode(stream: &str, id: EntryId, fields: Vec<Value>) -> Message {
-    let mut pairs = Vec::with_capacity(fields.len() / 2);
+    let ours = matches!(fields.as_slice(), [Value::BulkString(a), _, Value::BulkString(b), ..]
+        if a == PAYLOAD.as_bytes() && b == ID.as_bytes());
     let mut values = fields.into_iter().map(bytes);
-    while let (Some(name), Some(value)) = (values.next(), values.next()) {
-        pairs.push((name, value));
-    }
-    let ours =
-        matches!(pairs.as_slice(), [(a, _), (b, _), ..] if a == PAYLOAD.as_bytes() && b == ID.as_bytes());
-    if ours { own(pairs) } else { foreign(stream, id, pairs) }
+    let pairs = std::iter::from_fn(|| Some((values.next()?, values.next()?)));
+    if ours { own(pairs) } else { foreign(stream, id, pairs.collect()) }
 }
 
-fn own(pairs: Vec<(Bytes, Bytes)>) -> Message {
-    let mut pairs = pairs.into_iter().peekable();
+fn own(pairs: impl Iterator<Item = (Bytes, Bytes)>) -> Message {
+    let mut pairs = pairs.peekable();
     let payload = pairs.next().map(|(_, value)| value).unwrap_or_default();
     let id = pairs.next().map(|(_, value)| value).unwrap_or_default();
     let key = pairs.next_if(|(name, _)| name == KEY.as_bytes()).map(|(_, value)| value);

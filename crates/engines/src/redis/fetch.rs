@@ -10,15 +10,16 @@ use linchpin_core::{Error, Result};
 use redis::{Pipeline, Value, from_redis_value};
 
 use super::core::lock;
-use super::entry::{EntryId, decode};
+use super::entry::{Entry, decode};
 use super::error::map;
 use super::keys::PartKeys;
+use super::link::answer;
 use super::member::Member;
 use super::script::Call;
 use super::state::{Grip, Look, Parcel, SHELF};
 
 /// The most messages that are fetched ahead.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 /// And the most bytes of them, if the last ones are a measure.
 const BYTES: usize = 8 << 20;
 /// How many fetches for a quick consumer are under way at once; the window is shared among them.
@@ -28,8 +29,6 @@ const APART: usize = 32;
 /// What a consumer of other programs may hold a message for.
 const FOREIGN: Duration = Duration::from_secs(60);
 
-/// An entry: its id, its fields.
-pub(super) type Entry = (Vec<u8>, Vec<Value>);
 /// Entries of one partition: which one, its epoch, the attempt, the entries.
 type Run = (usize, i64, i64, Vec<Entry>);
 /// Now, when something is due, runs, the epoch of each partition.
@@ -149,17 +148,20 @@ impl Member {
             let wait = Duration::from_millis((at - now).max(0).unsigned_abs());
             catch.due = Some(catch.due.map_or(wait, |due| due.min(wait)));
         }
+        let filled = Instant::now();
         for (index, epoch, attempt, entries) in runs {
             let Some((partition, keys)) = slot.get(index) else { continue };
             let attempts = u32::try_from(attempt.unsigned_abs()).unwrap_or(u32::MAX);
-            let unpacked =
-                entries.into_iter().filter_map(|e| self.unpack(*partition, &keys[0], e, epoch, now, began));
-            for parcel in unpacked {
-                let grip = Grip { attempt: attempts, ..parcel.grip };
+            let until = began + self.options.ack_wait + 2 * SHELF;
+            let safe = self.safe_from(now);
+            for Entry { id, fields } in entries {
+                let grip =
+                    Grip { partition: *partition, id, attempt: attempts, epoch, fence: 0, safe, until };
+                let message = decode(&keys[0], id, fields);
                 if attempt < 0 {
                     catch.hopeless.push((grip, NO_REPLY.to_owned()));
-                } else if is_for(&parcel.message, &self.joined.group) {
-                    catch.parcels.push(Parcel { grip, ..parcel });
+                } else if is_for(&message, &self.joined.group) {
+                    catch.parcels.push(Parcel { grip, message, filled });
                 } else {
                     catch.skipped.push(grip);
                 }
@@ -233,22 +235,6 @@ impl Member {
         call.number(count).number(self.options.max_attempts).number(FOREIGN.as_millis()).text(&self.channel)
     }
 
-    pub(super) fn unpack(
-        &self,
-        partition: u32,
-        stream: &str,
-        (id, fields): Entry,
-        epoch: i64,
-        now: i64,
-        began: Instant,
-    ) -> Option<Parcel> {
-        let id = EntryId::parse(&id)?;
-        let wait = self.options.ack_wait + 2 * SHELF;
-        let safe = now + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
-        let grip = Grip { partition, id, attempt: 1, epoch, fence: 0, safe, until: began + wait };
-        Some(Parcel { grip, message: decode(stream, id, fields), filled: Instant::now() })
-    }
-
     /// Puts fetched messages on the shelf, and says when to look again.
     fn shelve(&self, parcels: Vec<Parcel>, count: usize, moved: u64, look: Look) {
         let now = Instant::now();
@@ -277,11 +263,10 @@ impl Member {
 fn put_together(answers: Vec<Value>, read: impl Iterator<Item = usize>) -> Result<Fetched> {
     let mut answers = answers.into_iter();
     let said = |e: redis::RedisError| map(e, "next");
-    let script = answers.next().unwrap_or_default().extract_error().map_err(said)?;
+    let script = answer(answers.next().unwrap_or_default()).map_err(said)?;
     let (now, due, mut runs, epochs): Fetched = from_redis_value(script).map_err(|e| said(e.into()))?;
-    for (index, answer) in read.zip(answers) {
-        let answer = answer.extract_error().map_err(said)?;
-        let streams: Reading = from_redis_value(answer).map_err(|e| said(e.into()))?;
+    for (index, read) in read.zip(answers) {
+        let streams: Reading = from_redis_value(answer(read).map_err(said)?).map_err(|e| said(e.into()))?;
         let epoch = epochs.get(index).copied().unwrap_or_default();
         runs.extend(streams.unwrap_or_default().into_iter().map(|(_, entries)| (index, epoch, 1, entries)));
     }

@@ -106,14 +106,13 @@ impl Link {
         Ok(answers.into_iter().map(|value| value.extract_error().map_err(|e| map(e, op))).collect())
     }
 
-    /// One answer per command of a transaction on a single server; `None` if the server refused it as a whole.
+    /// One answer per command of a transaction on a single server, an error among them as it is; `None` if the server refused it as a whole.
     pub(super) async fn transact(&self, pipeline: &Pipeline, op: &'static str) -> Result<Option<Vec<Value>>> {
         let Driver::Single(wire) = &self.driver else { return Ok(None) };
         // The answer of all is that of EXEC, behind those of MULTI and of each command.
         let sending = wire.send(async |mut c| c.req_packed_commands(pipeline, pipeline.len() + 1, 1).await);
         let answer = timeout(self.config.timeout, sending).await.map_err(|_| late(&self.config, op))?;
-        let answer = answer.and_then(|all| all.into_iter().next().unwrap_or_default().extract_error());
-        match answer {
+        match answer.and_then(|all| self::answer(all.into_iter().next().unwrap_or_default())) {
             Ok(Value::Array(answers)) => Ok(Some(answers)),
             Ok(_) => Err(map(RedisError::from((ErrorKind::UnexpectedReturnType, "no array")), op)),
             Err(failure) if failure.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) => Ok(None),
@@ -187,6 +186,15 @@ impl Link {
                 tracing::debug!(%error, "nobody was told");
             }
         });
+    }
+}
+
+/// What a command answered. Unlike the driver's `extract_error` this doesn't look for errors within an answer, which takes it
+/// apart and builds it anew.
+pub(super) fn answer(value: Value) -> RedisResult<Value> {
+    match value {
+        Value::ServerError(error) => Err(error.into()),
+        value => Ok(value),
     }
 }
 

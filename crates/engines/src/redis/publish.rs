@@ -117,7 +117,7 @@ impl Core {
             // Rounded up: never sooner than asked.
             let delay = message.delay.unwrap_or_default().as_micros().div_ceil(1_000);
             call = call.number(delay).number(fields.len());
-            call = fields.into_iter().fold(call, Call::bytes);
+            call = fields.iter().fold(call, |call, field| call.bytes(field));
         }
         let answer = self.link.call::<bool>(&call, "publish").await;
         let answer = answer.and_then(|there| there.then_some(()).ok_or_else(|| lost_stream(&stream)));

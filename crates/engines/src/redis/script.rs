@@ -2,8 +2,7 @@
 
 use std::sync::LazyLock;
 
-use bytes::Bytes;
-use redis::{Cmd, Script};
+use redis::{Arg, Cmd, RedisWrite, Script};
 
 macro_rules! scripts {
     ($($name:ident = $file:literal),* $(,)?) => {
@@ -81,12 +80,13 @@ impl Source {
 pub(super) struct Call {
     source: &'static Source,
     keys: Vec<String>,
-    args: Vec<Bytes>,
+    /// Nothing but arguments, in one piece of memory.
+    args: Cmd,
 }
 
 impl Call {
     pub(super) fn new(source: &'static Source) -> Self {
-        Self { source, keys: Vec::new(), args: Vec::new() }
+        Self { source, keys: Vec::new(), args: Cmd::default() }
     }
 
     pub(super) fn keys<'a>(mut self, keys: impl IntoIterator<Item = &'a String>) -> Self {
@@ -100,15 +100,16 @@ impl Call {
     }
 
     pub(super) fn text(self, text: &str) -> Self {
-        self.bytes(Bytes::copy_from_slice(text.as_bytes()))
+        self.bytes(text.as_bytes())
     }
 
-    pub(super) fn number(self, number: impl std::fmt::Display) -> Self {
-        self.bytes(number.to_string().into())
+    pub(super) fn number(mut self, number: impl std::fmt::Display) -> Self {
+        self.args.write_arg_fmt(number);
+        self
     }
 
-    pub(super) fn bytes(mut self, bytes: Bytes) -> Self {
-        self.args.push(bytes);
+    pub(super) fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.args.write_arg(bytes);
         self
     }
 
@@ -118,8 +119,10 @@ impl Call {
             if whole { ("EVAL", self.source.code) } else { ("EVALSHA", self.source.hash.as_str()) };
         let mut cmd = redis::cmd(name);
         cmd.arg(script).arg(self.keys.len()).arg(&self.keys);
-        for arg in &self.args {
-            cmd.arg(arg.as_ref());
+        for arg in self.args.args_iter() {
+            if let Arg::Simple(arg) = arg {
+                cmd.arg(arg);
+            }
         }
         cmd
     }

@@ -12,7 +12,7 @@ use linchpin_core::time::{from_millis, plus};
 use linchpin_core::{Error, Kind, Result};
 
 use super::core::lock;
-use super::entry::decode;
+use super::entry::{Entry, decode};
 use super::error::fenced;
 use super::member::Member;
 use super::script::Call;
@@ -59,7 +59,8 @@ impl Member {
     }
 
     async fn settle_all(&self, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
-        let mut answers: Vec<Result<()>> = batch.iter().map(|_| Err(fenced())).collect();
+        // One that isn't told of by the end was lost before.
+        let mut answers: Vec<Option<Result<()>>> = batch.iter().map(|_| None).collect();
         let tasks = self.tasks(batch);
         let acts: Vec<(Grip, Act)> = tasks.iter().map(|task| (task.grip, task.act)).collect();
         let took = self.act(&acts, "settle").await;
@@ -83,13 +84,13 @@ impl Member {
                     Err(error)
                 }
             };
-            put(&mut answers, task.at, answer);
+            put(&mut answers, task.at, Some(answer));
         }
         for (at, answer) in self.bury_all(graves).await {
-            put(&mut answers, at, answer);
+            put(&mut answers, at, Some(answer));
         }
         self.asked.notify_one();
-        answers
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(fenced()))).collect()
     }
 
     /// Buries deliveries, each with its reason and the server's time: the answer for each place in the batch.
@@ -134,7 +135,7 @@ impl Member {
         tasks
     }
 
-    fn safe_from(&self, now: i64) -> i64 {
+    pub(super) fn safe_from(&self, now: i64) -> i64 {
         now + i64::try_from((self.options.ack_wait + 2 * SHELF).as_millis()).unwrap_or(i64::MAX / 2)
     }
 
@@ -360,12 +361,12 @@ impl Member {
         let stream = self.core.keys.stream(&self.topic.name, grip.partition);
         cmd.arg(&stream).arg(grip.id.to_string()).arg(grip.id.to_string());
         let answer = self.core.link.command(&cmd, "settle").await?;
-        let entries: Vec<super::fetch::Entry> =
+        let entries: Vec<Entry> =
             redis::from_redis_value(answer).map_err(|e| super::error::map(e.into(), "settle"))?;
         let missing =
             || Error::new(Kind::Corrupt, "the message is missing in its stream").engine(super::NAME);
-        let (_, fields) = entries.into_iter().next().ok_or_else(missing)?;
-        Ok(decode(&stream, grip.id, fields))
+        let entry = entries.into_iter().next().ok_or_else(missing)?;
+        Ok(decode(&stream, entry.id, entry.fields))
     }
 }
 

@@ -107,7 +107,7 @@ impl CoordEngine for RedisCoord {
         checked(key, "put")?;
         check_value(&value, MAX_VALUE).map_err(|e| e.engine(NAME).op("put").with("key", key))?;
         let (mode, rev) = condition(when);
-        let call = self.space.call(&KEY_PUT).text(key).bytes(value).text(mode).number(rev);
+        let call = self.space.call(&KEY_PUT).text(key).bytes(&value).text(mode).number(rev);
         let call = call.text(lease.map(|lease| lease.0.as_str()).unwrap_or_default());
         self.space.change(call, key, when, "put").await.map(Rev)
     }

@@ -185,7 +185,7 @@ impl Space {
         op: &'static str,
     ) -> Result<Page> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let call = self.call(&KEY_LIST).bytes(range.first.clone().into()).bytes(range.last.clone().into());
+        let call = self.call(&KEY_LIST).bytes(&range.first).bytes(&range.last);
         let call = call.number(limit).number(bytes);
         let (rev, more, rows): (u64, bool, Vec<Row>) = self.ask(call, op).await?;
         let entries = rows.into_iter().map(|(key, meta, value)| entry(key, &meta, value));
@@ -195,7 +195,7 @@ impl Space {
     /// What changed under `prefix` after the revision `after`; all deletions up to `handled` are known.
     pub(super) async fn look(&self, prefix: &str, range: &Range, after: u64, handled: u64) -> Result<Look> {
         let call = self.call(&KEY_LOOK).text(prefix).number(after).number(handled);
-        let call = call.bytes(range.first.clone().into()).bytes(range.last.clone().into());
+        let call = call.bytes(&range.first).bytes(&range.last);
         let (rev, all, rows, there): (u64, bool, Vec<Changed>, Option<Vec<There>>) =
             self.ask(call, "watch").await?;
         let changes = rows.into_iter().map(|(key, rev, meta, value)| match meta.as_str() {

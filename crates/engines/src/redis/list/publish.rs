@@ -54,7 +54,7 @@ impl Core {
         for (_, _, message) in batch {
             // Rounded up: never sooner than asked.
             let delay = message.delay.unwrap_or_default().as_micros().div_ceil(1_000);
-            call = call.number(delay).bytes(message.payload.clone());
+            call = call.number(delay).bytes(&message.payload);
         }
         let answer = self.link.call::<bool>(&call, "publish").await;
         let answer = answer.and_then(|there| there.then_some(()).ok_or_else(|| lost(&record)));

@@ -6,9 +6,8 @@ use linchpin_core::time::from_millis;
 use linchpin_core::{Result, Timestamp};
 
 use super::super::core::lock;
-use super::super::entry::decode;
+use super::super::entry::{Entry, decode};
 use super::super::error::map;
-use super::super::fetch::Entry;
 use super::super::hints::POLL;
 use super::super::script::{Call, READ};
 use super::{Member, Ordered, Waits};
@@ -20,7 +19,6 @@ const CHUNK: usize = 256;
 struct Reading {
     partition: u32,
     fence: u64,
-    epoch: i64,
     backlog: Vec<Waits>,
     count: usize,
 }
@@ -35,7 +33,7 @@ impl Ordered {
         let reading = ready.map(|(n, o)| {
             let some = o.backlog.len().min(count);
             let backlog = o.backlog.drain(..some).collect();
-            Reading { partition: *n, fence: o.fence, epoch: o.epoch, backlog, count }
+            Reading { partition: *n, fence: o.fence, backlog, count }
         });
         reading.collect()
     }
@@ -49,7 +47,7 @@ impl Member {
         let filling = readings.unwrap_or_default().into_iter().map(|reading| async move {
             let partition = reading.partition;
             let filled = if reading.backlog.is_empty() {
-                self.read(partition, reading.fence, reading.epoch, reading.count).await
+                self.read(partition, reading.fence, reading.count).await
             } else {
                 self.load(partition, reading.fence, reading.backlog).await
             };
@@ -74,11 +72,11 @@ impl Member {
         for ((id, attempts, due), answer) in ids.into_iter().zip(answers) {
             let read = redis::from_redis_value::<Vec<Entry>>(answer?);
             let entries = read.map_err(|e| map(e.into(), "next"))?;
-            let Some((_, fields)) = entries.into_iter().next() else {
+            let Some(entry) = entries.into_iter().next() else {
                 self.ack_all(vec![self.grip(partition, id, 0, fence, 0)]).await?;
                 continue;
             };
-            let message = decode(&stream, id, fields);
+            let message = decode(&stream, id, entry.fields);
             if let Some(owned) = lock(&self.state).ordered().and_then(|o| o.owned.get_mut(&partition))
                 && owned.fence == fence
             {
@@ -89,7 +87,7 @@ impl Member {
     }
 
     /// Reads what was never handed out.
-    async fn read(&self, partition: u32, fence: u64, epoch: i64, count: usize) -> Result<()> {
+    async fn read(&self, partition: u32, fence: u64, count: usize) -> Result<()> {
         let Some(keys) = self.keys_of(partition) else { return Ok(()) };
         let call = Call::new(&READ).keys(keys).text(&self.joined.group).text(&self.joined.consumer);
         let call = call.text(&self.joined.born).number(fence).number(count).text(&self.channel);
@@ -110,11 +108,9 @@ impl Member {
             let wait = Duration::from_millis((due - now).max(1).unsigned_abs());
             owned.read_at = began + if due < 0 { POLL } else { wait.min(POLL) };
         }
-        let parcels = entries.into_iter().filter_map(|entry| {
-            let parcel = self.unpack(partition, &keys[0], entry, epoch, now, began)?;
-            Some((parcel.grip.id, parcel.message))
-        });
-        parcels.for_each(|(id, message)| owned.put(id, message, 0, Timestamp::MIN));
+        for Entry { id, fields } in entries {
+            owned.put(id, decode(&keys[0], id, fields), 0, Timestamp::MIN);
+        }
         Ok(())
     }
 }
