@@ -44,7 +44,7 @@ pub(super) struct Hold {
     free: bool,
     gate: Gate<Item>,
     reader: Reader,
-    /// What is in the gate and not below the ledger's cursor.
+    /// What went into the gate and isn't below the ledger's cursor.
     unread: BTreeSet<u64>,
 }
 
@@ -61,6 +61,12 @@ impl Hold {
         self.gate.insert(offset, key.as_ref(), due, item);
     }
 
+    /// Puts back what was picked, and not written down.
+    pub(super) fn put_back(&mut self, offset: u64, now: Timestamp, item: Item) {
+        self.unread.insert(offset);
+        self.insert(offset, now, item);
+    }
+
     /// Takes up to `max` that were never handed out, of a partition without order: taken before they are asked for, they are
     /// one attempt further if this process dies, so it must be their first. What is in the gate comes before them.
     pub(super) fn pick_new(&mut self, max: usize, _now: Timestamp) -> Picked {
@@ -74,7 +80,6 @@ impl Hold {
 
     fn read(&mut self) -> Option<(u64, Item)> {
         let read = self.reader.came.try_recv().ok()?;
-        self.unread.insert(read.offset);
         Some((read.offset, Item::Here(Box::new(read))))
     }
 
@@ -88,15 +93,16 @@ impl Hold {
                 picks.push((offset, item));
                 continue;
             }
+            self.unread.insert(offset);
             self.insert(offset, Timestamp::MIN, item);
             picks.append(&mut self.gate.take(max - picks.len(), now));
         }
-        let Some(last) = picks.iter().map(|(offset, _)| *offset).max() else { return (picks, Vec::new()) };
-        let mut passed: BTreeSet<u64> = self.unread.range(..=last).copied().collect();
-        picks.iter().for_each(|(offset, _)| {
-            passed.remove(offset);
-        });
-        (picks, passed.into_iter().collect())
+        let mut picked: Vec<u64> = picks.iter().map(|(offset, _)| *offset).collect();
+        picked.sort_unstable();
+        let Some(last) = picked.last() else { return (picks, Vec::new()) };
+        let passed = self.unread.range(..=last).filter(|offset| picked.binary_search(offset).is_err());
+        let passed = passed.copied().collect();
+        (picks, passed)
     }
 
     /// The ledger's cursor is behind this offset.

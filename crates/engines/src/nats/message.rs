@@ -89,7 +89,8 @@ fn listed(headers: &Headers) -> String {
 pub(super) fn message(map: Option<&HeaderMap>, payload: Bytes, stream: &str, sequence: u64) -> Message {
     let empty = HeaderMap::new();
     let map = map.unwrap_or(&empty);
-    let id = map.get(ID).map(|id| MessageId::from(String::from_utf8_lossy(&decode(id.as_str())).as_ref()));
+    let id = map.get(ID).map(|id| percent_decode_str(id.as_str()).decode_utf8_lossy());
+    let id = id.map(|id| MessageId::from(id.as_ref()));
     let ours = id.is_some();
     Message {
         id: id.unwrap_or_else(|| MessageId::from(format!("{stream}/{sequence}").as_str())),
@@ -103,6 +104,10 @@ pub(super) fn message(map: Option<&HeaderMap>, payload: Bytes, stream: &str, seq
 
 /// The headers in the order of `lp-headers`, then what others added.
 fn restored(map: &HeaderMap, ours: bool) -> Headers {
+    // Most have none of their own.
+    if map.iter().all(|(name, _)| [ID, KEY].contains(&name.as_ref())) {
+        return Headers::default();
+    }
     let mut left: HashMap<&str, std::vec::IntoIter<&str>> = HashMap::new();
     for (name, values) in map.iter() {
         let name: &str = name.as_ref();

@@ -18,12 +18,17 @@ fn fenced() -> Error {
     Error::new(Kind::Fenced, "the delivery was lost to another or settled before").engine(NAME)
 }
 
-fn refuse(wishes: &[Wish], answers: &mut [Result<()>], e: &Error) {
-    for wish in wishes {
-        if let Some(answer) = answers.get_mut(wish.at) {
-            *answer = Err(e.clone());
-        }
+/// The answer of each settle of a batch. One that isn't told of by the end was lost before.
+type Answers = [Option<Result<()>>];
+
+fn put(answers: &mut Answers, at: usize, answer: Result<()>) {
+    if let Some(slot) = answers.get_mut(at) {
+        *slot = Some(answer);
     }
+}
+
+fn refuse(wishes: &[Wish], answers: &mut Answers, e: &Error) {
+    wishes.iter().for_each(|wish| put(answers, wish.at, Err(e.clone())));
 }
 
 /// A delivery to be settled: the receipt's place in the batch, and what becomes of it.
@@ -38,29 +43,34 @@ struct Wish {
 
 impl Member {
     pub(super) async fn settle(self: &Arc<Self>, batch: Vec<(Receipt, Settle)>) -> Vec<Result<()>> {
-        let mut answers: Vec<Result<()>> = (0..batch.len()).map(|_| Err(fenced())).collect();
         if let Err(e) = self.core.link.check_open() {
-            return vec![Err(e); answers.len()];
+            return vec![Err(e); batch.len()];
         }
+        let mut answers: Vec<Option<Result<()>>> = batch.iter().map(|_| None).collect();
+        // Before what the server is told.
+        let until = Instant::now() + self.options.ack_wait;
         let mut wishes = self.wishes(batch);
-        let began = Instant::now();
-        let buried = self.bury_all(&mut wishes, &mut answers).await;
-        if let Err(e) = buried {
-            refuse(&wishes, &mut answers, &e);
-            self.keep(wishes);
-            return answers;
+        match self.bury_all(&mut wishes).await {
+            Ok(()) => self.carry_out(wishes, until, &mut answers).await,
+            Err(e) => {
+                refuse(&wishes, &mut answers, &e);
+                self.keep(wishes);
+            }
         }
+        answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(fenced()))).collect()
+    }
+
+    /// `until`: when what is extended lapses.
+    async fn carry_out(self: &Arc<Self>, wishes: Vec<Wish>, until: Instant, answers: &mut Answers) {
         let items: Vec<_> = wishes.iter().map(|wish| (wish.flight.clone(), wish.fate)).collect();
         match self.settle_flights(&items).await {
             Ok(took) => {
                 self.make_way(&items).await;
                 let mut extended = Vec::new();
                 for (wish, took) in wishes.into_iter().zip(took) {
-                    if let Some(answer) = answers.get_mut(wish.at) {
-                        *answer = took.then_some(()).ok_or_else(fenced);
-                    }
+                    put(answers, wish.at, took.then_some(()).ok_or_else(fenced));
                     if took && matches!(wish.fate, Fate::Keep(_)) {
-                        let flight = Flight { due: began + self.options.ack_wait, ..wish.flight.clone() };
+                        let flight = Flight { due: until, ..wish.flight.clone() };
                         extended.push(Wish { flight, ..wish });
                     }
                 }
@@ -68,13 +78,12 @@ impl Member {
             }
             Err(e) if e.kind() == Kind::NotFound => self.end(),
             Err(e) => {
-                refuse(&wishes, &mut answers, &e);
+                refuse(&wishes, answers, &e);
                 self.keep(wishes);
             }
         }
         self.nudge_if_leaving(&self.lock());
         self.changed.notify_waiters();
-        answers
     }
 
     /// Nothing of a partition in order is handed out before what was nacked: what was taken already goes back.
@@ -128,7 +137,7 @@ impl Member {
     }
 
     /// Publishes the dead letters of those that are still this member's; the others leave `wishes`.
-    async fn bury_all(&self, wishes: &mut Vec<Wish>, answers: &mut [Result<()>]) -> Result<()> {
+    async fn bury_all(&self, wishes: &mut Vec<Wish>) -> Result<()> {
         let mut lost = Vec::new();
         for wish in wishes.iter() {
             let Some(reason) = &wish.reason else { continue };
@@ -136,11 +145,6 @@ impl Member {
                 self.bury(&wish.flight, reason).await?;
             } else {
                 lost.push(wish.at);
-            }
-        }
-        for at in &lost {
-            if let Some(answer) = answers.get_mut(*at) {
-                *answer = Err(fenced());
             }
         }
         wishes.retain(|wish| !lost.contains(&wish.at));

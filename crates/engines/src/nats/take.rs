@@ -160,7 +160,7 @@ impl Member {
         let mut state = self.lock();
         if let Some(hold) = state.under(partition, fence) {
             let now = self.core.clock.now();
-            picks.into_iter().for_each(|(offset, item)| hold.insert(offset, now, item));
+            picks.into_iter().for_each(|(offset, item)| hold.put_back(offset, now, item));
         }
     }
 
