@@ -105,7 +105,8 @@ async fn prefixes_keep_buses_apart(server: &Running) {
 
 /// Nobody listens there.
 async fn nobody_answers(scheme: &str) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = linchpin_harness::Port::free().unwrap();
+    let free = format!("127.0.0.1:{}", nobody.number());
     let error = refusal(&format!("{scheme}://ada:s3cret@{free}/shop?timeout=2s")).await;
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     assert!(matches!(error.retry(), Retry::Safe { .. }), "{error:?}");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use linchpin_core::coord::When;
 use linchpin_core::{Kind, Retry, Status};
 use linchpin_engines::consul::examine;
+use linchpin_harness::Port;
 use serde_json::json;
 
 use crate::agent::{Agent, SESSION, absent, get, open, pair, present, refused, said, step};
@@ -69,8 +70,9 @@ async fn what_was_certainly_not_done_is_asked_of_another_agent() {
     let first = Agent::new([absent("linchpin"), create().says(500, "No cluster leader")]).await;
     let second =
         Agent::new([create().gives(json!({"Results": [{"KV": pair("a", 9)}], "Errors": null}))]).await;
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let url = format!("consul://127.0.0.1:{},127.0.0.1:{nobody},127.0.0.1:{}", first.port, second.port);
+    let nobody = Port::free().unwrap();
+    let ports = [first.port, nobody.number(), second.port].map(|port| format!("127.0.0.1:{port}"));
+    let url = format!("consul://{}", ports.join(","));
     let coord = open(&url).await.unwrap();
     assert_eq!(coord.put("a", "1", When::Absent).await.unwrap().0, 9);
     first.finish();
@@ -113,8 +115,8 @@ async fn a_write_whose_answer_was_lost_is_not_made_again() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_unavailable_and_another_server_is_named() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = open(&format!("consul://{nobody}?timeout=1s")).await.unwrap_err();
+    let nobody = Port::free().unwrap();
+    let error = open(&format!("consul://127.0.0.1:{}?timeout=1s", nobody.number())).await.unwrap_err();
     said(&error, Kind::Unavailable, "can't be reached");
     assert!(matches!(error.retry(), Retry::Safe { .. }));
     let other = Agent::new([get("linchpin").says(200, "<html>")]).await;
@@ -189,7 +191,8 @@ impl Drop for Encrypted {
 #[tokio::test]
 async fn a_certificate_is_checked() {
     let folder = linchpin_harness::certificates().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let held = Port::free().unwrap();
+    let port = held.number();
     let _server = Encrypted::start(folder.path(), port);
     let url = format!("consul+tls://127.0.0.1:{port}?timeout=1s");
     let error = open(&url).await.unwrap_err();

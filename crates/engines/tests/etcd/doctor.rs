@@ -3,8 +3,9 @@
 use linchpin_core::coord::When;
 use linchpin_core::{Finding, Status};
 use linchpin_engines::etcd::examine;
+use linchpin_harness::Port;
 
-use crate::server::{Server, free_port, open};
+use crate::server::{Server, open};
 
 fn found<'r>(report: &'r [Finding], name: &str) -> (Status, &'r str) {
     let one = report.iter().find(|one| one.name == name).unwrap_or_else(|| panic!("{name} in {report:?}"));
@@ -54,6 +55,8 @@ async fn wrong_credentials_and_nobody_there_are_wrong() {
     let denied = examine(server.url("me:wr0ng@", "?timeout=2s").parse().unwrap()).await;
     assert!(matches!(denied.as_slice(), [one] if one.status == Status::Wrong), "{denied:?}");
     assert!(denied[0].text.contains("password") && !denied[0].text.contains("wr0ng"), "{denied:?}");
-    let nobody = examine(format!("etcd://127.0.0.1:{}?timeout=2s", free_port()).parse().unwrap()).await;
+    let port = Port::free().unwrap();
+    let url = format!("etcd://127.0.0.1:{}?timeout=2s", port.number());
+    let nobody = examine(url.parse().unwrap()).await;
     assert!(matches!(nobody.as_slice(), [one] if one.text.contains("reached")), "{nobody:?}");
 }

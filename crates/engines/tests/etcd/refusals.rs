@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use linchpin_core::coord::{Watched, When};
 use linchpin_core::{Kind, Retry};
+use linchpin_harness::Port;
 
-use crate::server::{MOMENT, SOON, Seen, Server, free_port, open, said};
+use crate::server::{MOMENT, SOON, Seen, Server, open, said};
 
 #[tokio::test]
 async fn a_user_is_let_in_by_the_right_password_alone() {
@@ -95,7 +96,8 @@ async fn a_token_that_the_server_forgot_is_replaced() {
 #[tokio::test]
 async fn nobody_at_the_address_is_unavailable_in_time() {
     let began = Instant::now();
-    let url = format!("etcd://127.0.0.1:{},127.0.0.1:{}?timeout=1s", free_port(), free_port());
+    let (one, two) = (Port::free().unwrap(), Port::free().unwrap());
+    let url = format!("etcd://127.0.0.1:{},127.0.0.1:{}?timeout=1s", one.number(), two.number());
     let error = open(&url).await.unwrap_err();
     said(&error, Kind::Unavailable, "can't be reached");
     assert!(matches!(error.retry(), Retry::Safe { .. }));

@@ -1,7 +1,7 @@
 //! Servers with settings of their own; each ends with its value.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use linchpin_core::coord::{Change, Coord, Entry, Watch};
 use linchpin_core::{Error, Kind, Result};
 use linchpin_engines::{ETCD, ETCD_TLS};
+use linchpin_harness::Port;
 use linchpin_harness::{Running, wire};
 use tempfile::TempDir;
 
@@ -20,6 +21,7 @@ pub(crate) struct Server {
     child: Child,
     settings: Vec<String>,
     pub(crate) port: u16,
+    _held: [Port; 2],
     folder: TempDir,
 }
 
@@ -36,7 +38,8 @@ impl Server {
     }
 
     fn launch(scheme: &str, folder: TempDir, settings: &[&str]) -> Self {
-        let (port, peers) = (free_port(), format!("http://127.0.0.1:{}", free_port()));
+        let held = [Port::free().unwrap(), Port::free().unwrap()];
+        let (port, peers) = (held[0].number(), format!("http://127.0.0.1:{}", held[1].number()));
         let clients = format!("{scheme}://127.0.0.1:{port}");
         let mut words = vec!["--name", "e", "--data-dir", "data", "--listen-client-urls", &clients];
         words.extend(["--advertise-client-urls", &clients, "--listen-peer-urls", &peers]);
@@ -45,7 +48,7 @@ impl Server {
         words.extend(settings);
         let settings: Vec<_> = words.into_iter().map(str::to_owned).collect();
         let child = spawn(folder.path(), &settings);
-        let mut server = Self { child, settings, port, folder };
+        let mut server = Self { child, settings, port, _held: held, folder };
         server.await_port();
         server
     }
@@ -121,10 +124,6 @@ pub(crate) fn post(port: u16, path: &str, body: &str) -> String {
 
 pub(crate) fn one() -> Running {
     linchpin_harness::find("etcd").unwrap().start().unwrap()
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) async fn open(url: &str) -> Result<Coord> {

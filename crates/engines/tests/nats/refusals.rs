@@ -4,6 +4,7 @@ use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use linchpin_core::bus::{Message, SubscribeOptions, TopicOptions};
 use linchpin_core::{Error, Kind, Retry, Status};
 use linchpin_engines::nats::examine;
+use linchpin_harness::Port;
 
 use crate::server::{Server, open};
 
@@ -45,8 +46,8 @@ async fn a_server_without_jetstream_says_so() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_unavailable() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = open(&format!("nats://127.0.0.1:{port}?timeout=2s")).await.unwrap_err();
+    let nobody = Port::free().unwrap();
+    let error = open(&format!("nats://127.0.0.1:{}?timeout=2s", nobody.number())).await.unwrap_err();
     said(&error, Kind::Unavailable, "reached");
     assert!(matches!(error.retry(), Retry::Safe { .. }));
 }

@@ -1,6 +1,5 @@
 //! Servers with settings of their own; each ends with its value.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,11 +7,13 @@ use std::time::{Duration, Instant};
 use linchpin_core::bus::Bus;
 use linchpin_core::{Kind, Result};
 use linchpin_engines::{NATS, NATS_TLS};
+use linchpin_harness::Port;
 use tempfile::TempDir;
 
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    _held: Port,
     folder: TempDir,
 }
 
@@ -30,12 +31,13 @@ impl Server {
     }
 
     fn launch(folder: TempDir, args: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let held = Port::free().unwrap();
+        let port = held.number();
         let mut command =
             Command::new(linchpin_harness::locate("nats-server").expect("nats-server is installed"));
         command.args(["-a", "127.0.0.1", "-p", &port.to_string()]).args(args);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self { child, port, folder };
+        let server = Self { child, port, _held: held, folder };
         let patience = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < patience, "nats-server doesn't listen");

@@ -1,6 +1,5 @@
 //! TLS with an authority of one's own, on a server that asks for a certificate and on one that doesn't.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use linchpin_core::bus::{BusEngine, Message};
 use linchpin_core::{Error, Kind, Status};
 use linchpin_engines::rabbitmq::examine;
-use linchpin_harness::{Running, certificates, find};
+use linchpin_harness::{Port, Running, certificates, find};
 
 use crate::{SOON, open, publish, topic};
 
@@ -49,7 +48,8 @@ async fn refused(url: &str) -> Error {
 
 async fn encrypted(asks: bool) {
     let files = certificates().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let held = Port::free().unwrap();
+    let port = held.number();
     let _server = start(files.path(), port, asks);
     let mine = [("tls_ca", "ca.pem"), ("tls_cert", "client.pem"), ("tls_key", "client.key")];
     let mine = if asks { &mine[..] } else { &mine[..1] };

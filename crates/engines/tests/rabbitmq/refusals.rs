@@ -8,6 +8,7 @@ use lapin::types::FieldTable;
 use linchpin_core::bus::{Start, SubscribeOptions, TopicOptions};
 use linchpin_core::{Error, Kind, Retry, Status};
 use linchpin_engines::rabbitmq::examine;
+use linchpin_harness::Port;
 
 use crate::{bus, open, plain, server, topic};
 
@@ -37,8 +38,8 @@ async fn a_missing_virtual_host_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_at_the_address_is_unavailable() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = open(&format!("amqp://127.0.0.1:{port}?timeout=2s")).await.unwrap_err();
+    let nobody = Port::free().unwrap();
+    let error = open(&format!("amqp://127.0.0.1:{}?timeout=2s", nobody.number())).await.unwrap_err();
     said(&error, Kind::Unavailable, "reached");
     assert!(matches!(error.retry(), Retry::Safe { .. }));
 }

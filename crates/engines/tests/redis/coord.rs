@@ -6,9 +6,10 @@ use std::time::Duration;
 use linchpin_core::coord::{Change, Coord, Rev, Watched, When};
 use linchpin_core::{Kind, Retry};
 use linchpin_engines::{REDIS, REDISS};
+use linchpin_harness::Port;
 use tokio::time::Instant;
 
-use crate::server::{SOON, Server, free_port, said};
+use crate::server::{SOON, Server, said};
 
 async fn coord(server: &Server, rest: &str) -> Coord {
     Coord::open_with(&server.url("", rest), &[REDIS, REDISS]).await.unwrap()
@@ -152,7 +153,8 @@ async fn a_server_that_lost_everything_goes_on_with_larger_revisions() {
 
 #[tokio::test]
 async fn nobody_at_the_address_is_told_as_safe_to_try_again() {
-    let url = format!("redis://127.0.0.1:{}?timeout=2s", free_port());
+    let nobody = Port::free().unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=2s", nobody.number());
     let error = Coord::open_with(&url, &[REDIS]).await.unwrap_err();
     said(&error, Kind::Unavailable, "reached");
     let server = Server::start(&[]);

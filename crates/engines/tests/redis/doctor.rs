@@ -2,8 +2,9 @@
 
 use linchpin_core::{Finding, Status};
 use linchpin_engines::redis::examine;
+use linchpin_harness::Port;
 
-use crate::server::{Server, free_port};
+use crate::server::Server;
 
 async fn report(server: &Server, login: &str) -> Vec<Finding> {
     examine(server.url(login, "?timeout=5s").parse().unwrap()).await
@@ -82,6 +83,8 @@ async fn a_wrong_password_and_nobody_there_are_wrong() {
     let denied = report(&server, ":wr0ng@").await;
     assert!(matches!(denied.as_slice(), [one] if one.status == Status::Wrong), "{denied:?}");
     assert!(denied[0].text.contains("password") && !denied[0].text.contains("wr0ng"), "{denied:?}");
-    let nobody = examine(format!("redis://127.0.0.1:{}?timeout=2s", free_port()).parse().unwrap()).await;
+    let port = Port::free().unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=2s", port.number());
+    let nobody = examine(url.parse().unwrap()).await;
     assert!(matches!(nobody.as_slice(), [one] if one.text.contains("reached")), "{nobody:?}");
 }

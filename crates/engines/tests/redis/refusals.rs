@@ -7,8 +7,9 @@ use linchpin_core::bus::{Message, SubscribeOptions};
 use linchpin_core::coord::{Coord, When};
 use linchpin_core::{Kind, Retry};
 use linchpin_engines::REDIS;
+use linchpin_harness::Port;
 
-use crate::server::{SOON, Server, free_port, one, open, said, topic};
+use crate::server::{SOON, Server, one, open, said, topic};
 
 #[tokio::test]
 async fn a_wrong_password_is_denied_and_the_right_one_is_not() {
@@ -84,7 +85,8 @@ async fn an_unknown_option_is_refused_with_the_known_ones() {
 #[tokio::test]
 async fn nobody_at_the_address_is_unavailable_in_time() {
     let began = Instant::now();
-    let error = open(&format!("redis://127.0.0.1:{}?timeout=2s", free_port())).await.unwrap_err();
+    let nobody = Port::free().unwrap();
+    let error = open(&format!("redis://127.0.0.1:{}?timeout=2s", nobody.number())).await.unwrap_err();
     said(&error, Kind::Unavailable, "reached");
     assert!(matches!(error.retry(), Retry::Safe { .. }));
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());

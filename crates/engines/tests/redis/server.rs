@@ -1,6 +1,6 @@
 //! Servers with settings of their own; each ends with its value.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use linchpin_core::bus::{Bus, Delivery, Subscriber, TopicOptions};
 use linchpin_core::{Error, Kind, Result};
 use linchpin_engines::{REDIS, REDIS_LIST, REDIS_PUBSUB, REDISS};
+use linchpin_harness::Port;
 use tempfile::TempDir;
 
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -15,6 +16,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(10);
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    _held: Port,
     folder: TempDir,
 }
 
@@ -32,13 +34,14 @@ impl Server {
     }
 
     fn launch(listens: &str, folder: TempDir, settings: &[&str]) -> Self {
-        let port = free_port();
+        let held = Port::free().unwrap();
+        let port = held.number();
         let mut command =
             Command::new(linchpin_harness::locate("redis-server").expect("redis-server is installed"));
         command.current_dir(folder.path()).args([listens, &port.to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", ""]).args(settings);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut server = Self { child, port, folder };
+        let mut server = Self { child, port, _held: held, folder };
         let patience = Instant::now() + SOON;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(server.child.try_wait().unwrap().is_none(), "redis-server refuses {settings:?}");
@@ -77,10 +80,6 @@ impl Drop for Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) async fn open(url: &str) -> Result<Bus> {

@@ -1,7 +1,7 @@
 //! TLS, on a server that asks for the client's certificate.
 
 use std::fs::{read_to_string, write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use linchpin_core::coord::When;
 use linchpin_core::{Kind, Status};
 use linchpin_engines::zookeeper::examine;
-use linchpin_harness::{certificates, locate};
+use linchpin_harness::{Port, certificates, locate};
 use tempfile::TempDir;
 
 use crate::tools::{open, said};
@@ -32,6 +32,7 @@ const JARS: &[&str] = &[
 struct Server {
     child: Child,
     port: u16,
+    _held: Port,
     folder: TempDir,
 }
 
@@ -41,7 +42,8 @@ impl Server {
         let file = |name: &str| folder.path().join(name).display().to_string();
         let text = |name: &str| read_to_string(file(name)).unwrap();
         write(file("both.pem"), text("server.key") + &text("server.pem")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let held = Port::free().unwrap();
+        let port = held.number();
         let settings = format!(
             "tickTime=500\ndataDir={}\nsecureClientPort={port}\nsecureClientPortAddress=127.0.0.1\nadmin.enableServer=false\n\
              serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
@@ -67,7 +69,7 @@ impl Server {
             assert!(Instant::now() < patience && child.try_wait().unwrap().is_none(), "{}", text("log"));
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { child, port, folder }
+        Self { child, port, _held: held, folder }
     }
 
     fn folder(&self) -> &Path {
