@@ -23,7 +23,7 @@ pub(super) const TURN: Duration = Duration::from_millis(30);
 const STOPPING: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(3);
 /// The most that is fetched ahead from one queue. A member that dies counts as handed out what it had fetched.
-const AHEAD: u32 = 256;
+const AHEAD: u32 = 1024;
 
 impl Driver {
     /// A listener's queue is there from the beginning.

@@ -35,7 +35,7 @@
 //!
 //! # Limits of the engine
 //! * `ack_wait` is at least 3 s: the server hears of a frozen member by its heartbeat.
-//! * A member that dies counts as handed out what it had fetched ahead, at most 256 messages of a partition, and what the death of a
+//! * A member that dies counts as handed out what it had fetched ahead, at most 1,024 messages of a partition, and what the death of a
 //!   connection takes from a living member counts, too. Without order so does what is on its way to a member in the moment in which it
 //!   is taken to have stopped asking, 250 ms after its last `next` or `settle` ended.
 //! * That a new queue is written down survives the death of a server, not a power failure in the seconds after.
